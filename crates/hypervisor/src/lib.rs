@@ -1,1 +1,81 @@
-//! To be written.
+//! The virtual machine of a sandbox, whatever program runs it.
+//!
+//! The sandbox sees two narrow interfaces: a [`Hypervisor`] starts machines, a
+//! [`Vm`] is one of them. What differs between back ends is said beforehand in
+//! [`Capabilities`], so no call answers "unsupported". [`qemu`] is the back end
+//! for QEMU; [`fake`] runs no machine at all and fails where a test wants it to.
+//!
+//! [`tier`] finds out what this host can do: a program may open `/dev/kvm` and
+//! still be unable to run a guest.
+//!
+//! The caller opens every socket that the machine is connected to and hands
+//! over the descriptors, so the jailed program sees no paths but its own files.
+//! Calls that make a process must come from a process with one thread.
+
+#![forbid(unsafe_code)]
+
+mod capabilities;
+mod device;
+mod error;
+mod exit;
+pub mod fake;
+mod parameter;
+mod spec;
+
+use async_trait::async_trait;
+
+pub use capabilities::Capabilities;
+pub use casemate_config::Tier;
+pub use device::{BlockDevice, Device, DeviceId, MacAddress, NetworkDevice};
+pub use error::Error;
+pub use exit::{Cause, Exit};
+pub use parameter::{BadParameter, Parameter};
+pub use spec::{BootSpec, ConsoleLog, FileShare, Identity, Vsock};
+pub use vm::{Metrics, Thread, ThreadRole};
+
+mod vm;
+
+/// A program that can run virtual machines.
+#[async_trait]
+pub trait Hypervisor: Send + Sync {
+    /// What it can do on this host.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// Starts a machine. When this returns, the guest is already running.
+    ///
+    /// The program lives in the caller's cgroup and dies with the calling thread.
+    async fn boot(&self, spec: BootSpec) -> Result<Box<dyn Vm>, Error>;
+}
+
+/// A running virtual machine. Dropping it kills the machine.
+#[async_trait]
+pub trait Vm: Send + Sync {
+    /// Process id of the program that runs the machine, in the caller's PID
+    /// namespace.
+    fn pid(&self) -> u32;
+
+    /// Resolves when the program has ended and was reaped. Any number of callers
+    /// may wait, before and after.
+    async fn exited(&self) -> Exit;
+
+    /// Adds a device to the running machine, in a free hotplug slot.
+    async fn plug(&self, device: Device) -> Result<DeviceId, Error>;
+
+    /// Takes a plugged device out; returns when the guest has let it go.
+    async fn unplug(&self, id: &DeviceId) -> Result<(), Error>;
+
+    /// Stops the virtual processors.
+    async fn pause(&self) -> Result<(), Error>;
+
+    /// Lets the virtual processors run again.
+    async fn resume(&self) -> Result<(), Error>;
+
+    /// The program's threads, with what each of them does.
+    async fn threads(&self) -> Result<Vec<Thread>, Error>;
+
+    /// What the machine costs the host.
+    fn metrics(&self) -> Result<Metrics, Error>;
+
+    /// Ends the program at once, without asking the guest.
+    fn kill(&self);
+}

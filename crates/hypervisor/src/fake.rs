@@ -1,0 +1,1 @@
+//! A hypervisor without machines, for tests.

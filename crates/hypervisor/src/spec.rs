@@ -1,0 +1,68 @@
+//! What a machine is made of when it starts.
+
+use std::{os::fd::OwnedFd, path::PathBuf};
+
+use crate::Parameter;
+
+/// A machine to be started.
+#[derive(Debug)]
+pub struct BootSpec {
+    /// Uncompressed x86-64 kernel image with a PVH entry point.
+    pub kernel: PathBuf,
+    /// Initial RAM file system.
+    pub initrd: PathBuf,
+    /// Kernel parameters, after those that the back end needs for its machine.
+    pub parameters: Vec<Parameter>,
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// How many devices can be plugged while the machine runs.
+    pub hotplug_slots: u32,
+    /// Files shared with the guest.
+    pub file_share: Option<FileShare>,
+    /// Sockets between host and guest.
+    pub vsock: Option<Vsock>,
+    /// Where the guest's console output goes.
+    pub console: ConsoleLog,
+    /// Network namespace to live in; without one, a new and empty one.
+    pub netns: Option<OwnedFd>,
+    /// Whom the program runs as.
+    pub identity: Identity,
+}
+
+/// A virtio-fs device whose back end is another process.
+#[derive(Debug)]
+pub struct FileShare {
+    /// What the guest mounts it by.
+    pub tag: String,
+    /// Stream socket connected to the vhost-user-fs back end, which must already
+    /// be serving it.
+    pub socket: OwnedFd,
+}
+
+/// A virtio-vsock device whose back end is another process.
+#[derive(Debug)]
+pub struct Vsock {
+    /// Stream socket connected to the vhost-user-vsock back end, which must
+    /// already be serving it. The back end tells the guest its CID.
+    pub socket: OwnedFd,
+}
+
+/// The end of the guest's console output, in a file.
+#[derive(Debug, Clone)]
+pub struct ConsoleLog {
+    /// The file, made anew.
+    pub path: PathBuf,
+    /// Most bytes the file may hold; the newest are kept.
+    pub limit_bytes: u64,
+}
+
+/// An unprivileged user of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}

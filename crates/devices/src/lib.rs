@@ -1,1 +1,2 @@
-//! To be written.
+//! The device process of a sandbox.
+pub mod vsock;

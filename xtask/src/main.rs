@@ -1,2 +1,48 @@
-//! Tasks of the repository.
-fn main() {}
+//! Tasks of the repository: `cargo xtask <task>`.
+//!
+//! One file (or folder) a task. `./quickstart` and `./test` call these; nothing here is
+//! part of what is installed.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod cache;
+mod check;
+mod command;
+mod e2e;
+mod guest;
+mod image;
+mod workspace;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Tasks of the Casemate repository")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Format, lints, unit tests and the policy on dependencies
+    Check(check::Options),
+    /// Build the guest: kernel and initrd, into build/guest
+    Guest(guest::Options),
+    /// Build the container images of the tests and the quickstart, into build/images
+    Image(image::Options),
+    /// Run the end-to-end tests against the release binary
+    E2e(e2e::Options),
+    /// Measure
+    Bench(bench::Options),
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().task {
+        Task::Check(options) => check::run(&options),
+        Task::Guest(options) => guest::run(&options),
+        Task::Image(options) => image::run(&options),
+        Task::E2e(options) => e2e::run(&options),
+        Task::Bench(options) => bench::run(&options),
+    }
+}

@@ -1,0 +1,184 @@
+//! How long an emulated guest takes from the VMM's start to its init.
+//!
+//! The guest's init asks for a reboot at once, at which QEMU stops and says when: no console
+//! and no clock of the guest's is in the way.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::{cache, command, guest, workspace};
+
+/// Options of `cargo xtask bench boot`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Boots of each machine, of which the median is shown
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Kernel to boot, in place of build/guest/vmlinux
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+}
+
+/// A kind of machine as the hypervisor crate starts it, without its devices' back ends.
+struct Machine {
+    name: &'static str,
+    arguments: &'static [&'static str],
+    parameters: &'static str,
+}
+
+const MACHINES: [Machine; 2] = [
+    Machine {
+        name: "q35",
+        arguments: &[
+            "-machine",
+            "q35,accel=tcg,hpet=off,smbus=off,sata=off,usb=off,vmport=off",
+            "-bios",
+            "qboot.rom",
+            "-device",
+            "pcie-root-port,id=slot0,chassis=1,slot=1",
+            "-device",
+            "pcie-root-port,id=slot1,chassis=2,slot=2",
+        ],
+        parameters: "",
+    },
+    Machine {
+        name: "microvm",
+        arguments: &[
+            "-machine",
+            "microvm,accel=tcg,pcie=on,rtc=off,pit=off,pic=off,isa-serial=off",
+        ],
+        parameters: "",
+    },
+];
+
+/// Boots each machine several times and prints the medians.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let kernel = match &options.kernel {
+        Some(kernel) => kernel.clone(),
+        None => workspace::build("guest").join("vmlinux"),
+    };
+    let initrd = probe()?;
+    let rate = casemate_linux::tsc::rate_khz(Duration::from_millis(50))?;
+    println!(
+        "machine   VMM ready   init reached (median of {}; fastest, slowest)",
+        options.runs
+    );
+    for machine in &MACHINES {
+        let mut boots = (0..options.runs)
+            .map(|_| boot(machine, &kernel, &initrd, rate))
+            .collect::<Result<Vec<_>>>()?;
+        boots.sort_by_key(|boot| boot.init);
+        let median = &boots[boots.len() / 2];
+        println!(
+            "{:9} {:>7.3} s   {:>7.3} s ({:.3}, {:.3})",
+            machine.name,
+            median.vmm.as_secs_f64(),
+            median.init.as_secs_f64(),
+            boots[0].init.as_secs_f64(),
+            boots[boots.len() - 1].init.as_secs_f64(),
+        );
+    }
+    Ok(())
+}
+
+/// An initrd whose init reboots, built once.
+fn probe() -> Result<PathBuf> {
+    let source = workspace::root().join("guest/probe.c");
+    let text = fs::read(&source).with_context(|| format!("{}", source.display()))?;
+    let mut ingredients = cache::Ingredients::default();
+    ingredients.add("source", text);
+    let folder = cache::obtain("probe", &ingredients.digest(), |folder| {
+        let program = folder.join("init");
+        command::output(
+            Command::new("gcc")
+                .args([
+                    "-Os",
+                    "-static",
+                    "-nostdlib",
+                    "-no-pie",
+                    "-fno-stack-protector",
+                    "-o",
+                ])
+                .arg(&program)
+                .arg(&source),
+        )?;
+        let archive = guest::archive(&fs::read(&program)?);
+        Ok(fs::write(folder.join("initrd.cpio"), archive)?)
+    })?;
+    Ok(folder.join("initrd.cpio"))
+}
+
+/// Moments of one boot, counted from before the VMM's start.
+struct Boot {
+    /// The VMM has built the machine and lets it run.
+    vmm: Duration,
+    /// Init asked for a reboot.
+    init: Duration,
+}
+
+fn boot(machine: &Machine, kernel: &Path, initrd: &Path, rate: u64) -> Result<Boot> {
+    let start = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let mut qemu = Command::new("qemu-system-x86_64")
+        .args(machine.arguments)
+        .args([
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-S",
+        ])
+        .args(["-cpu", "max", "-smp", "1", "-m", "256M", "-qmp", "stdio"])
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(initrd)
+        .arg("-append")
+        .arg(format!(
+            "tsc_early_khz={rate} tsc=reliable no_timer_check reboot=t panic=-1 quiet {}",
+            machine.parameters
+        ))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run qemu-system-x86_64")?;
+    let mut control = qemu.stdin.take().context("QEMU has an input")?;
+    control.write_all(b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"cont\"}\n")?;
+    let events = qemu.stdout.take().context("QEMU has an output")?;
+    let mut boot = Boot {
+        vmm: Duration::ZERO,
+        init: Duration::ZERO,
+    };
+    for line in BufReader::new(events).lines() {
+        let message: Value = serde_json::from_str(&line?)?;
+        match message["event"].as_str() {
+            Some("RESUME") => boot.vmm = moment(&message)?.saturating_sub(start),
+            Some("SHUTDOWN") => boot.init = moment(&message)?.saturating_sub(start),
+            _ => {}
+        }
+    }
+    let status = qemu.wait()?;
+    if !status.success() || boot.init.is_zero() {
+        bail!(
+            "{}: the guest did not reach its init ({status})",
+            machine.name
+        );
+    }
+    Ok(boot)
+}
+
+/// When QEMU says an event happened.
+fn moment(event: &Value) -> Result<Duration> {
+    let part = |name: &str| {
+        event["timestamp"][name]
+            .as_u64()
+            .context("an event has a time")
+    };
+    Ok(Duration::from_secs(part("seconds")?) + Duration::from_micros(part("microseconds")?))
+}

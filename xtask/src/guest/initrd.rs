@@ -1,0 +1,126 @@
+//! The guest's initial root: a cpio archive with the agent and one device node.
+//!
+//! Written here and not by a tool, so that the same agent gives the same bytes on every
+//! machine: templates are keyed by their digest. The format is Linux'
+//! `Documentation/driver-api/early-userspace/buffer-format.rst` ("newc").
+
+/// An entry of the archive.
+struct Entry<'a> {
+    name: &'a str,
+    mode: u32,
+    device: (u32, u32),
+    content: &'a [u8],
+}
+
+const FOLDER: u32 = 0o040_755;
+const PROGRAM: u32 = 0o100_755;
+const CHARACTER_DEVICE: u32 = 0o020_600;
+
+/// The archive whose `/init` is `agent`.
+///
+/// The kernel opens `/dev/console` for init's standard streams before init can make it.
+pub(crate) fn archive(agent: &[u8]) -> Vec<u8> {
+    let entry = |name, mode, device, content| Entry {
+        name,
+        mode,
+        device,
+        content,
+    };
+    let entries = [
+        entry("dev", FOLDER, (0, 0), &[]),
+        entry("dev/console", CHARACTER_DEVICE, (5, 1), &[]),
+        entry("init", PROGRAM, (0, 0), agent),
+        entry("TRAILER!!!", 0, (0, 0), &[]),
+    ];
+    let mut archive = Vec::with_capacity(agent.len() + 1024);
+    for (index, entry) in entries.iter().enumerate() {
+        append(&mut archive, entry, index + 1);
+    }
+    archive
+}
+
+fn append(archive: &mut Vec<u8>, entry: &Entry<'_>, inode: usize) {
+    let links = if entry.mode == FOLDER { 2 } else { 1 };
+    let fields = [
+        inode,
+        entry.mode as usize,
+        0, // user
+        0, // group
+        links,
+        0, // time of change
+        entry.content.len(),
+        0, // device the archive was made on, major and minor
+        0,
+        entry.device.0 as usize,
+        entry.device.1 as usize,
+        entry.name.len() + 1,
+        0, // checksum, unused by this variant
+    ];
+    archive.extend_from_slice(b"070701");
+    for field in fields {
+        archive.extend_from_slice(format!("{field:08X}").as_bytes());
+    }
+    archive.extend_from_slice(entry.name.as_bytes());
+    archive.push(0);
+    pad(archive);
+    archive.extend_from_slice(entry.content);
+    pad(archive);
+}
+
+/// Names and contents begin at multiples of four.
+fn pad(archive: &mut Vec<u8>) {
+    archive.resize(archive.len().next_multiple_of(4), 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn the_same_agent_gives_the_same_bytes() {
+        assert_eq!(archive(b"agent"), archive(b"agent"));
+        assert_eq!(
+            crate::cache::sha256(&archive(b"agent")),
+            "c359dbcfbeb3a0dfeb16f5ada86f53134cac6a866e775262fc8947dfe8bd5824"
+        );
+    }
+
+    #[test]
+    fn cpio_reads_it_back() {
+        if !crate::command::exists("cpio") {
+            return;
+        }
+        let mut cpio = Command::new("cpio")
+            .args(["--list", "--verbose", "--numeric-uid-gid", "--quiet"])
+            .env("TZ", "UTC")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        cpio.stdin
+            .take()
+            .unwrap()
+            .write_all(&archive(b"seven b"))
+            .unwrap();
+        let output = cpio.wait_with_output().unwrap();
+        assert!(output.status.success());
+        let text = String::from_utf8(output.stdout).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert!(
+            lines[0].starts_with("drwxr-xr-x") && lines[0].ends_with("dev"),
+            "{text}"
+        );
+        assert!(
+            lines[1].starts_with("crw-------") && lines[1].contains("5,   1"),
+            "{text}"
+        );
+        assert!(
+            lines[2].starts_with("-rwxr-xr-x") && lines[2].contains(" 7 "),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,24 @@
+//! The scenarios. Each function in these modules is run once with runc and once
+//! with casemate; see `tests/README.md`.
+
+use std::process::ExitCode;
+
+mod bad_input;
+mod command_line;
+mod files;
+mod life_cycle;
+mod run;
+mod sight;
+mod streams;
+
+fn main() -> ExitCode {
+    casemate_e2e::main(vec![
+        ("run", run::scenarios()),
+        ("streams", streams::scenarios()),
+        ("sight", sight::scenarios()),
+        ("files", files::scenarios()),
+        ("life_cycle", life_cycle::scenarios()),
+        ("command_line", command_line::scenarios()),
+        ("bad_input", bad_input::scenarios()),
+    ])
+}

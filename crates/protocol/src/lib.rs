@@ -1,4 +1,6 @@
-//! What monitor (host) and agent (guest) say to each other.
+//! What the processes of a sandbox say to each other: monitor (host) and agent
+//! (guest), and in [`monitor`] the little that the command line asks beyond
+//! containerd's Task service.
 //!
 //! * **Control**: one ttrpc connection per VM. The agent opens it to
 //!   [`HOST_CONTROL_PORT`] as soon as it runs (so nobody polls), and serves
@@ -20,17 +22,24 @@
     missing_docs,
     unreachable_pub,
     clippy::all,
+    clippy::allow_attributes_without_reason,
     rust_2018_idioms,
     reason = "generated code"
 )]
 mod generated {
-    include!(concat!(env!("OUT_DIR"), "/agent/mod.rs"));
+    pub mod agent {
+        include!(concat!(env!("OUT_DIR"), "/agent/mod.rs"));
+    }
+    pub mod monitor {
+        include!(concat!(env!("OUT_DIR"), "/monitor/mod.rs"));
+    }
 }
 
 pub mod paths;
 pub mod stream;
 
-pub use generated::{agent, agent_ttrpc};
+pub use generated::agent::{agent, agent_ttrpc};
+pub use generated::monitor::{monitor, monitor_ttrpc};
 
 /// Range of protocol versions that this build speaks, oldest first.
 pub const VERSIONS: std::ops::RangeInclusive<u32> = 1..=1;

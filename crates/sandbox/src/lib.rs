@@ -1,1 +1,42 @@
-//! To be written.
+//! The pod: one virtual machine and the containers in it, from the host's side.
+//!
+//! Front doors (the OCI command line through the monitor, containerd's shim)
+//! hold a [`Handle`] and nothing else. Behind it one owner task ([`mod@owner`])
+//! has all the state; [`policy`] says what is allowed when; [`machine`] brings
+//! the VM up in phases; [`ledger`] knows what there is to undo; [`spec`] splits
+//! `config.json` between host and guest.
+//!
+//! A sandbox lives in a process of its own with one thread: it has a mount
+//! namespace of its own, and its children die with that thread.
+
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod cgroup;
+mod container;
+mod device_process;
+pub mod error;
+mod handle;
+pub mod hooks;
+pub mod identifier;
+mod key;
+pub mod ledger;
+pub mod machine;
+mod owner;
+pub mod policy;
+pub mod share;
+pub mod spec;
+pub mod stand_in;
+pub mod state;
+pub mod stdio;
+mod tasks;
+pub mod timeline;
+
+pub use container::{ExitStatus, LOST};
+pub use device_process::{LOG as DEVICES_LOG, VERB as DEVICES_VERB};
+pub use error::{Error, Kind};
+pub use handle::{Create, GuestProcess, Handle, ProcessState};
+pub use identifier::Id;
+pub use key::Key;
+pub use machine::{CONSOLE_LOG, Options};
+pub use owner::open;

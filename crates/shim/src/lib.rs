@@ -1,1 +1,59 @@
-//! To be written.
+//! The control interface of a sandbox: containerd's Task service, and the small
+//! Monitor service beside it, on one unix socket.
+//!
+//! Both are thin: they translate between messages and a
+//! [`casemate_sandbox::Handle`]. containerd speaks to the shim and the command
+//! line to the monitor in the same words, so there is one implementation.
+
+#![forbid(unsafe_code)]
+
+mod monitor;
+mod status;
+mod task;
+
+
+pub use task::ATTACHED;
+
+use std::{collections::HashMap, io, sync::Arc};
+
+use casemate_protocol::monitor_ttrpc::create_monitor;
+use casemate_sandbox::Handle;
+use containerd_shim_protos::shim_async::create_task;
+use futures::stream;
+use tokio::net::UnixListener;
+use ttrpc::asynchronous::{Server, Service, transport::Listener};
+
+/// Name of the control socket in a sandbox's directory.
+pub const CONTROL_SOCKET: &str = "monitor.sock";
+
+/// The Task service under the names of both its versions; the messages are the
+/// same.
+const TASK_V3: &str = "containerd.task.v3.Task";
+const TASK_V2: &str = "containerd.task.v2.Task";
+
+/// Serves a sandbox on a listening socket, until the server is dropped or shut
+/// down.
+///
+/// # Errors
+/// When the socket cannot be used.
+pub async fn serve(listener: UnixListener, handle: Handle) -> io::Result<Server> {
+    let connections = stream::unfold(listener, |listener| async {
+        let accepted = listener.accept().await.map(|(connection, _)| connection);
+        Some((accepted, listener))
+    });
+    let mut server = Server::new()
+        .add_listener(Listener::new(connections))
+        .register_service(services(&handle));
+    server.start().await.map_err(io::Error::other)?;
+    Ok(server)
+}
+
+fn services(handle: &Handle) -> HashMap<String, Service> {
+    let task = || create_task(Arc::new(task::TaskService::new(handle.clone())));
+    let mut services = task();
+    if let Some(service) = task().remove(TASK_V3) {
+        services.insert(TASK_V2.to_owned(), service);
+    }
+    services.extend(create_monitor(Arc::new(monitor::MonitorService::new(handle.clone()))));
+    services
+}

@@ -1,0 +1,138 @@
+//! `stand-in`: the process on the host that clients watch in place of the
+//! container's. It shuts itself in, then waits for the monitor to tell it the
+//! exit status; when the monitor is gone, so is the container.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result};
+use casemate_linux::{capability, descriptor, terminal};
+use casemate_sandbox::{LOST, stand_in::TerminalSize};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sched::{CloneFlags, setns},
+    sys::{
+        prctl,
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+    },
+    unistd::{chdir, pivot_root, setsid},
+};
+
+use crate::{arguments::StandIn, launch::READY};
+
+/// Where the command line has put things.
+const CONTROL_FD: i32 = 3;
+const READINESS_FD: i32 = 4;
+
+/// Where the new root is put together; any existing directory serves.
+const STAGE: &str = "/proc";
+
+/// # Errors
+/// When it cannot shut itself in; the same line goes to the command line.
+pub fn run(arguments: &StandIn) -> Result<ExitCode> {
+    let control = UnixStream::from(descriptor::inherited(CONTROL_FD).context("control socket")?);
+    let mut readiness = File::from(descriptor::inherited(READINESS_FD).context("readiness")?);
+    match shut_in(arguments) {
+        Ok(()) => readiness.write_all(READY).context("readiness")?,
+        Err(error) => {
+            let _ = writeln!(readiness, "{error:#}");
+            return Err(error);
+        }
+    }
+    drop(readiness);
+    let status = if arguments.terminal {
+        wait_with_terminal(control)?
+    } else {
+        wait(control)
+    };
+    Ok(ExitCode::from(status as u8))
+}
+
+/// Leaves the host: nothing of it can be seen or changed from here.
+fn shut_in(arguments: &StandIn) -> Result<()> {
+    if let Some(path) = &arguments.netns {
+        let namespace = File::open(path);
+        let joined = namespace.map_err(nix::Error::from_io).and_then(|fd| setns(fd, CloneFlags::CLONE_NEWNET));
+        joined.with_context(|| format!("network namespace {}", path.display()))?;
+    }
+    // A session of its own, for the terminal's signals.
+    setsid().context("new session")?;
+    if arguments.terminal {
+        terminal::make_controlling(std::io::stdin().as_fd()).context("terminal")?;
+    }
+    enter_empty_root().context("empty root")?;
+    capability::limit_bounding(0).context("capabilities")?;
+    capability::set(capability::Sets::default()).context("capabilities")?;
+    prctl::set_no_new_privs().context("no_new_privs")
+}
+
+/// A root with nothing but a /proc of this PID namespace, for who enters it to
+/// list the container's processes.
+fn enter_empty_root() -> nix::Result<()> {
+    const NONE: Option<&str> = None;
+    let locked = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(NONE, "/", NONE, MsFlags::MS_PRIVATE | MsFlags::MS_REC, NONE)?;
+    mount(Some("casemate"), STAGE, Some("tmpfs"), locked, Some("mode=0755,size=16k"))?;
+    chdir(STAGE)?;
+    nix::unistd::mkdir("proc", nix::sys::stat::Mode::from_bits_truncate(0o555))?;
+    mount(Some("proc"), "proc", Some("proc"), locked, NONE)?;
+    pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    let sealed = locked | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_BIND;
+    mount(NONE, "/", NONE, sealed, NONE)?;
+    chdir("/")
+}
+
+/// Sleeps until the monitor tells the exit status, or is gone.
+fn wait(mut control: UnixStream) -> u32 {
+    let mut status = [0; 4];
+    match control.read_exact(&mut status) {
+        Ok(()) => u32::from_le_bytes(status),
+        Err(_) => LOST,
+    }
+}
+
+/// The same, and reports every size of the terminal.
+fn wait_with_terminal(mut control: UnixStream) -> Result<u32> {
+    let mut watched = SigSet::empty();
+    watched.add(Signal::SIGWINCH);
+    watched.thread_block().context("signals")?;
+    let resized = SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC).context("signals")?;
+    let stdin: OwnedFd = std::io::stdin().as_fd().try_clone_to_owned().context("terminal")?;
+    // It may have been set before anybody watched.
+    report_size(&stdin, &mut control);
+    loop {
+        let mut fds = [
+            PollFd::new(control.as_fd(), PollFlags::POLLIN),
+            PollFd::new(resized.as_fd(), PollFlags::POLLIN),
+        ];
+        poll(&mut fds, PollTimeout::NONE).context("poll")?;
+        let told = fds[0].any().unwrap_or(true);
+        let changed = fds[1].any().unwrap_or(true);
+        if changed {
+            resized.read_signal().context("signals")?;
+            report_size(&stdin, &mut control);
+        }
+        if told {
+            return Ok(wait(control));
+        }
+    }
+}
+
+fn report_size(terminal: &OwnedFd, control: &mut UnixStream) {
+    if let Ok((columns, rows)) = terminal::size(terminal.as_fd())
+        && columns > 0
+    {
+        // Should the monitor be gone, the wait sees it.
+        let _ = control.write_all(&TerminalSize { columns, rows }.to_bytes());
+    }
+}

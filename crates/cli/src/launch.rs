@@ -1,0 +1,207 @@
+//! A new sandbox, from the command line's side: what `create` and `run` share.
+//!
+//! In order: the bundle is read and refused if it is bad; the directory is
+//! claimed; stand-in and monitor are made; the monitor creates the container.
+//! Until the end a guard undoes everything.
+
+mod processes;
+mod terminal;
+
+use std::{
+    fs,
+    io::{self, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::{DirBuilderExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use casemate_config::Config;
+use casemate_linux::process::Child;
+use casemate_sandbox::{
+    ledger::Ledger,
+    spec::{self, Bundle, HostPath, HostSpec, LiveHost, NetworkNamespace},
+    stand_in::{self, Announcement},
+    timeline::now_ns,
+};
+
+use crate::{
+    arguments::{Create, Global},
+    client::{Monitor, Place, block_on},
+};
+
+pub use processes::{MONITOR_LOG, READY};
+pub use terminal::OwnTerminal;
+
+/// A created container whose process waits for the start.
+pub struct Launched {
+    /// Its place on the host.
+    pub place: Place,
+    /// The process that ends with the container's exit status; a child of ours.
+    pub stand_in: Child,
+    /// Our own terminal, when the container uses it; restored when dropped.
+    pub terminal: Option<OwnTerminal>,
+}
+
+/// Creates a container; `foreground` when this process will wait for its end.
+///
+/// # Errors
+/// One line that says why; nothing is left then.
+pub fn launch(global: &Global, arguments: &Create, foreground: bool) -> Result<Launched> {
+    let begun_ns = now_ns();
+    let place = Place::of(global, &arguments.id)?;
+    let config = Config::load(global.config.as_deref())?;
+    let bundle = fs::canonicalize(&arguments.bundle)
+        .with_context(|| format!("bundle {}", arguments.bundle.display()))?;
+    let host = read_bundle(&place, &bundle)?;
+    refuse(global, arguments, &host, foreground)?;
+
+    let claim = Claim::of(&place)?;
+    let streams = terminal::streams(arguments, host.terminal)?;
+    let netns = match &host.network {
+        NetworkNamespace::New => None,
+        NetworkNamespace::Path(path) => Some(path.as_path().to_owned()),
+    };
+    let stand_in = processes::StandIn::spawn(&place, netns.as_deref(), streams.controlling)?;
+    let monitor = processes::Monitor::spawn(&processes::MonitorStart {
+        place: &place,
+        netns: netns.unwrap_or_else(|| stand_in.netns()),
+        hostname: host.hostname.clone().unwrap_or_else(|| place.id.to_string()),
+        config: &config,
+        debug: global.debug,
+        begun_ns,
+    })?;
+    let created = monitor
+        .await_readiness()
+        .and_then(|()| announce(&place, &stand_in, streams.client))
+        .and_then(|()| create(&place, &bundle, host.terminal))
+        .and_then(|()| stand_in.await_readiness())
+        .and_then(|()| write_pid_file(arguments.pid_file.as_deref(), stand_in.pid()));
+    if let Err(error) = created {
+        monitor.end();
+        stand_in.end();
+        drop(claim);
+        return Err(error);
+    }
+    claim.keep();
+    Ok(Launched {
+        place,
+        stand_in: stand_in.into_child(),
+        terminal: streams.own,
+    })
+}
+
+/// Reads the bundle only to refuse a bad one before anything is touched; the
+/// monitor reads it again for itself.
+fn read_bundle(place: &Place, bundle: &Path) -> Result<HostSpec> {
+    let path = bundle.join("config.json");
+    let json = fs::read(&path).with_context(|| path.display().to_string())?;
+    let spec = spec::parse(&json).with_context(|| path.display().to_string())?;
+    let directory = HostPath::new(bundle).context("a canonical path is absolute")?;
+    let bundle = Bundle {
+        container_id: place.id.as_str(),
+        directory: &directory,
+    };
+    let split = spec::split(&spec, bundle, &LiveHost)?;
+    Ok(split.host)
+}
+
+/// What runc refuses as well, and what cannot be in a VM.
+fn refuse(global: &Global, arguments: &Create, host: &HostSpec, foreground: bool) -> Result<()> {
+    ensure!(
+        arguments.preserve_fds == 0,
+        "--preserve-fds {}: descriptors of the host cannot enter a virtual machine",
+        arguments.preserve_fds
+    );
+    if global.systemd_cgroup && host.cgroups_path.is_some() {
+        bail!(
+            "--systemd-cgroup: the systemd cgroup driver is not supported; use the client's cgroupfs driver \
+             (podman: --cgroup-manager=cgroupfs, docker: native.cgroupdriver=cgroupfs)"
+        );
+    }
+    let socket = arguments.console_socket.is_some();
+    ensure!(
+        !host.terminal || socket || foreground,
+        "cannot allocate tty if casemate will detach without setting console socket"
+    );
+    ensure!(
+        !socket || (host.terminal && !foreground),
+        "cannot use console socket if casemate will not detach or allocate tty"
+    );
+    Ok(())
+}
+
+fn announce(place: &Place, stand_in: &processes::StandIn, client: [Option<OwnedFd>; 3]) -> Result<()> {
+    let announcement = Announcement {
+        container: place.id.to_string(),
+        exec: None,
+        pid: stand_in.pid(),
+        streams: client.each_ref().map(Option::is_some),
+    };
+    let mut descriptors = vec![stand_in.control()];
+    descriptors.extend(client.iter().flatten().map(AsFd::as_fd));
+    stand_in::announce(&place.directory, &announcement, &descriptors)
+        .with_context(|| format!("monitor of container {:?}", place.id.as_str()))
+}
+
+fn create(place: &Place, bundle: &Path, terminal: bool) -> Result<()> {
+    block_on(async {
+        let monitor = Monitor::connect(place)?;
+        monitor.create(bundle, terminal).await.map(drop)
+    })
+}
+
+/// Written under another name first: who sees the file sees the whole number.
+fn write_pid_file(path: Option<&Path>, pid: u32) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let name = path.file_name().context("--pid-file names no file")?;
+    let temporary = path.with_file_name(format!(".{}.new", name.to_string_lossy()));
+    let write = || {
+        let mut file = fs::File::create(&temporary)?;
+        write!(file, "{pid}")?;
+        fs::rename(&temporary, path)
+    };
+    write().with_context(|| format!("pid file {}", path.display()))
+}
+
+/// The container's directory, claimed by making it; undone when dropped.
+struct Claim(Option<PathBuf>);
+
+impl Claim {
+    fn of(place: &Place) -> Result<Self> {
+        let root = place.directory.parent().expect("a place is under its root");
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .with_context(|| format!("state directory {}", root.display()))?;
+        match fs::create_dir(&place.directory) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                bail!("container with given ID already exists: {:?}", place.id.as_str())
+            }
+            Err(error) => return Err(error).with_context(|| place.directory.display().to_string()),
+        }
+        let claim = Self(Some(place.directory.clone()));
+        // Sockets and logs in it are for root alone.
+        fs::set_permissions(&place.directory, fs::Permissions::from_mode(0o700))
+            .with_context(|| place.directory.display().to_string())?;
+        Ok(claim)
+    }
+
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(directory) = self.0.take().filter(|directory| directory.exists())
+            && let Err(error) = Ledger::undo(&directory)
+        {
+            tracing::error!(%error, "something is left");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The sandbox's cgroup on the host, v1 and v2.
+//!
+//! `linux.cgroupsPath` of the OCI runtime spec names one directory, relative to
+//! the mount point of every hierarchy; clients read the container's figures and
+//! OOM notices from there, so the VM's processes and the stand-in live in it.
+
+use std::{
+    fs, io,
+    os::fd::AsFd,
+    path::{Component, Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    libc,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+
+/// How long the members of a cgroup that is being removed may take to end.
+const MEMBERS_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The directories of one cgroup: one on v2, one for each hierarchy on v1.
+#[derive(Debug, Clone, Default)]
+pub struct Cgroup {
+    directories: Vec<PathBuf>,
+}
+
+/// Why a cgroup path is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `slice:prefix:name` is the systemd driver's form.
+    #[error(
+        "cgroup path {0:?} is for the systemd driver; use the client's cgroupfs driver \
+         (podman: --cgroup-manager=cgroupfs, docker: native.cgroupdriver=cgroupfs)"
+    )]
+    Systemd(String),
+    /// It would lead out of the hierarchy.
+    #[error("cgroup path {0:?} must not contain \"..\"")]
+    ParentComponent(String),
+    /// The list of mounts cannot be read.
+    #[error("/proc/self/mountinfo: {0}")]
+    Mounts(io::Error),
+}
+
+impl Cgroup {
+    /// Finds where the cgroup of `path` would be; creates nothing.
+    ///
+    /// # Errors
+    /// For paths of the systemd driver and paths with "..".
+    pub fn locate(path: &Path) -> Result<Self, Error> {
+        let text = path.to_string_lossy();
+        if text.contains(':') {
+            return Err(Error::Systemd(text.into_owned()));
+        }
+        if path.components().any(|part| part == Component::ParentDir) {
+            return Err(Error::ParentComponent(text.into_owned()));
+        }
+        let relative = path.strip_prefix("/").unwrap_or(path);
+        let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(Error::Mounts)?;
+        Ok(Self {
+            directories: hierarchies(&mounts)
+                .into_iter()
+                .map(|root| root.join(relative))
+                .collect(),
+        })
+    }
+
+    /// The directories, deepest missing ones not yet made.
+    pub fn directories(&self) -> &[PathBuf] {
+        &self.directories
+    }
+
+    /// Moves a process, with all its threads, into the cgroup.
+    ///
+    /// # Errors
+    /// ENOENT when the cgroup was not made, ESRCH when the process has ended.
+    pub fn add(&self, pid: u32) -> io::Result<()> {
+        for directory in &self.directories {
+            fs::write(directory.join("cgroup.procs"), pid.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+/// The ancestors of `directory` and itself as far as they do not exist yet,
+/// outermost first: what has to be made, and undone.
+pub fn missing(directory: &Path) -> Vec<PathBuf> {
+    let mut missing: Vec<_> = directory
+        .ancestors()
+        .take_while(|path| !path.exists())
+        .map(Path::to_owned)
+        .collect();
+    missing.reverse();
+    missing
+}
+
+/// Makes one cgroup directory and gives it the settings without which no
+/// process can enter (v1 cpuset).
+///
+/// # Errors
+/// Those of mkdir(2).
+pub fn make(directory: &Path) -> io::Result<()> {
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other?,
+    }
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let own = directory.join(file);
+        let Some(inherited) = directory.parent().map(|parent| parent.join(file)) else {
+            continue;
+        };
+        // v2 inherits by itself; there the file is empty and stays so.
+        if is_v1(directory) && own.exists() && fs::read_to_string(&own)?.trim().is_empty() {
+            fs::write(own, fs::read_to_string(inherited)?.trim())?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes an empty cgroup directory. Processes of the sandbox that are just
+/// ending are waited for; one that somebody else uses stays: it is theirs now.
+///
+/// # Errors
+/// Those of rmdir(2), except EBUSY.
+pub fn remove(directory: &Path) -> io::Result<()> {
+    let busy = |result: &io::Result<()>| {
+        matches!(result, Err(error) if error.raw_os_error() == Some(libc::EBUSY))
+    };
+    let mut result = fs::remove_dir(directory);
+    if busy(&result) {
+        await_members(directory)?;
+        result = fs::remove_dir(directory);
+    }
+    if busy(&result) {
+        tracing::warn!(cgroup = %directory.display(), "still in use, left alone");
+        return Ok(());
+    }
+    result
+}
+
+/// Waits for the processes of a cgroup to end, for a bounded time in all.
+fn await_members(directory: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + MEMBERS_DEADLINE;
+    let members = fs::read_to_string(directory.join("cgroup.procs"))?;
+    for pid in members.lines().filter_map(|line| line.parse().ok()) {
+        let Ok(pidfd) = casemate_linux::process::pidfd_open(pid) else {
+            continue;
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout)?;
+    }
+    Ok(())
+}
+
+fn is_v1(directory: &Path) -> bool {
+    !directory.join("cgroup.controllers").exists()
+}
+
+/// Mount points of the cgroup hierarchies in a /proc/self/mountinfo. On a pure
+/// v2 host that is one. On a v1 or hybrid host every v1 hierarchy; the v2 one
+/// carries no resource there, but systemd's and our own name tracking.
+fn hierarchies(mountinfo: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for line in mountinfo.lines() {
+        let Some((mount, file_system)) = line.split_once(" - ") else {
+            continue;
+        };
+        let kind = file_system.split(' ').next().unwrap_or_default();
+        let mut fields = mount.split(' ').skip(3);
+        let (Some(root), Some(point)) = (fields.next(), fields.next()) else {
+            continue;
+        };
+        if root == "/" && matches!(kind, "cgroup" | "cgroup2") {
+            let point = PathBuf::from(point);
+            if !found.contains(&point) {
+                found.push(point);
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_generations_of_hierarchies_are_found() {
+        let hybrid = "\
+30 20 0:26 / /sys/fs/cgroup rw shared:9 - tmpfs tmpfs rw,mode=755
+31 30 0:27 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+32 30 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+33 30 0:27 /sub /elsewhere rw - cgroup cgroup rw,memory
+";
+        assert_eq!(
+            hierarchies(hybrid),
+            ["/sys/fs/cgroup/memory", "/sys/fs/cgroup/unified"].map(PathBuf::from)
+        );
+        let unified = "30 20 0:26 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw,nsdelegate";
+        assert_eq!(hierarchies(unified), [PathBuf::from("/sys/fs/cgroup")]);
+    }
+
+    #[test]
+    fn paths_that_cannot_be_honoured_are_refused() {
+        assert!(matches!(
+            Cgroup::locate(Path::new("system.slice:crio:abc")),
+            Err(Error::Systemd(_))
+        ));
+        assert!(matches!(
+            Cgroup::locate(Path::new("/a/../../b")),
+            Err(Error::ParentComponent(_))
+        ));
+    }
+
+    #[test]
+    fn only_what_is_missing_will_be_made() {
+        let root = tempfile::tempdir().unwrap();
+        let leaf = root.path().join("a/b");
+        assert_eq!(missing(&leaf), [root.path().join("a"), leaf.clone()]);
+        make(&root.path().join("a")).unwrap();
+        assert_eq!(missing(&leaf), [leaf]);
+    }
+}

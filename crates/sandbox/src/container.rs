@@ -1,0 +1,151 @@
+//! The containers of a sandbox as its owner knows them.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::oneshot;
+
+use crate::{
+    error::Error,
+    identifier::Id,
+    spec::HostSpec,
+    stand_in::StandIn,
+    state::{State, Status, VERSION},
+    stdio::Input,
+};
+
+/// Exit status of a process whose VM was lost under it: that of SIGKILL.
+pub const LOST: u32 = 137;
+
+/// Where somebody waits for an answer.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExitStatus {
+    /// The exit code, or 128 + signal.
+    pub code: u32,
+    /// When, in nanoseconds of the host's CLOCK_REALTIME.
+    pub at_ns: u64,
+}
+
+impl ExitStatus {
+    /// An end that is noticed now.
+    pub fn now(code: u32) -> Self {
+        let now = clock_gettime(ClockId::CLOCK_REALTIME).expect("every Linux has this clock");
+        Self {
+            code,
+            at_ns: now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64,
+        }
+    }
+}
+
+/// Where a process stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The guest is making it.
+    Creating,
+    /// It waits before exec.
+    Created,
+    /// The guest has been told to let it go.
+    Starting,
+    /// It runs.
+    Running,
+    /// It has ended and its output is with the client.
+    Stopped(ExitStatus),
+}
+
+impl Phase {
+    pub(crate) fn status(self) -> Status {
+        match self {
+            Self::Creating => Status::Creating,
+            Self::Created | Self::Starting => Status::Created,
+            Self::Running => Status::Running,
+            Self::Stopped(_) => Status::Stopped,
+        }
+    }
+}
+
+/// A process of a container.
+pub(crate) struct Process {
+    pub(crate) phase: Phase,
+    /// Process id on the host, for clients: the stand-in's, or without one the
+    /// monitor's.
+    pub(crate) pid: u32,
+    pub(crate) stand_in: Option<StandIn>,
+    pub(crate) input: Option<Input>,
+    pub(crate) terminal: bool,
+    pub(crate) waiters: Vec<Reply<ExitStatus>>,
+    /// Asked to be removed once it has ended.
+    pub(crate) removal: Option<Reply<ExitStatus>>,
+}
+
+impl Process {
+    pub(crate) fn new(stand_in: Option<StandIn>, terminal: bool) -> Self {
+        Self {
+            phase: Phase::Creating,
+            pid: stand_in.as_ref().map_or(std::process::id(), StandIn::pid),
+            stand_in,
+            input: None,
+            terminal,
+            waiters: Vec::new(),
+            removal: None,
+        }
+    }
+
+    /// The process has ended: everybody who waits learns of it.
+    pub(crate) fn end(&mut self, exit: ExitStatus) {
+        self.phase = Phase::Stopped(exit);
+        self.input = None;
+        if let Some(stand_in) = self.stand_in.take() {
+            stand_in.dismiss(exit.code);
+        }
+        for waiter in self.waiters.drain(..) {
+            let _ = waiter.send(Ok(exit));
+        }
+    }
+}
+
+/// A container.
+pub(crate) struct Container {
+    pub(crate) bundle: PathBuf,
+    pub(crate) oci_version: String,
+    pub(crate) host: HostSpec,
+    /// Its init as the guest was told, for what execs inherit.
+    pub(crate) process: casemate_protocol::agent::Process,
+    pub(crate) created: String,
+    pub(crate) init: Process,
+    pub(crate) execs: BTreeMap<Id, Process>,
+}
+
+impl Container {
+    pub(crate) fn process(&mut self, exec: Option<&Id>) -> Option<&mut Process> {
+        match exec {
+            None => Some(&mut self.init),
+            Some(exec) => self.execs.get_mut(exec),
+        }
+    }
+
+    /// What the state file says.
+    pub(crate) fn state(&self, id: &Id, tier: Option<String>) -> State {
+        let phase = self.init.phase;
+        State {
+            version: VERSION,
+            id: id.to_string(),
+            oci_version: self.oci_version.clone(),
+            status: phase.status(),
+            pid: self.init.pid,
+            bundle: self.bundle.clone(),
+            rootfs: self.host.rootfs.as_path().to_owned(),
+            created: self.created.clone(),
+            owner: "root".to_owned(),
+            annotations: self.host.annotations.clone(),
+            tier,
+            poststop_hooks: self.host.hooks.poststop().clone().unwrap_or_default(),
+            exit_status: match phase {
+                Phase::Stopped(exit) => Some(exit.code),
+                _ => None,
+            },
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! What the guest may see of the host's files.
+//!
+//! The share is a small tmpfs in a mount namespace of the monitor's own, filled
+//! with bind mounts: root file systems and volumes, each in its slot. The
+//! device process holds a slave copy of it, so what is mounted and unmounted
+//! here shows up there. Nothing shows in the host's own namespace, and the
+//! kernel takes everything down with the last process of the namespace.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use casemate_linux::mount::{self, Within, attr};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+};
+
+/// Name of the share in the sandbox's directory.
+const DIRECTORY: &str = "share";
+
+/// A step of making or filling the share that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("share {path} with the guest: {what}: {source}", path = path.display())]
+pub struct Error {
+    path: PathBuf,
+    what: &'static str,
+    source: io::Error,
+}
+
+/// The share of one sandbox.
+#[derive(Debug)]
+pub struct Share {
+    path: PathBuf,
+    root: OwnedFd,
+}
+
+/// What is put into a slot.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// Existing file or directory on the host.
+    pub source: &'a Path,
+    /// Place relative to the share.
+    pub slot: &'a str,
+    /// The guest may not write, whatever it does.
+    pub readonly: bool,
+    /// With what is mounted below the source.
+    pub recursive: bool,
+}
+
+impl Share {
+    /// Moves this process into a mount namespace of its own and makes the empty
+    /// share there.
+    ///
+    /// # Errors
+    /// EPERM without CAP_SYS_ADMIN.
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        let path = directory.join(DIRECTORY);
+        let failed = |what| {
+            let path = path.clone();
+            move |source: io::Error| Error { path, what, source }
+        };
+        fs::create_dir(&path).map_err(failed("make directory"))?;
+        unshare(CloneFlags::CLONE_NEWNS)
+            .map_err(io::Error::from)
+            .map_err(failed("new mount namespace"))?;
+        let propagate = |target: &Path, flags| mount(None::<&str>, target, None::<&str>, flags, None::<&str>);
+        propagate(Path::new("/"), MsFlags::MS_SLAVE | MsFlags::MS_REC)
+            .map_err(io::Error::from)
+            .map_err(failed("make the host's mounts slaves"))?;
+        // Mount points only: the limit keeps a guest from filling host memory.
+        mount(
+            Some("casemate"),
+            &path,
+            Some("tmpfs"),
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+            Some("mode=0755,size=1m,nr_inodes=16k"),
+        )
+        .map_err(io::Error::from)
+        .map_err(failed("mount tmpfs"))?;
+        propagate(&path, MsFlags::MS_SHARED)
+            .map_err(io::Error::from)
+            .map_err(failed("let mounts propagate"))?;
+        let root = File::open(&path).map_err(failed("open"))?.into();
+        Ok(Self { path, root })
+    }
+
+    /// The share's directory, for the device process.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Fills a slot.
+    ///
+    /// # Errors
+    /// ENOENT when the source has gone; ENOSPC when the share is full.
+    pub fn add(&self, entry: Entry<'_>) -> Result<(), Error> {
+        let failed = |what| {
+            move |source| Error {
+                path: entry.source.to_owned(),
+                what,
+                source,
+            }
+        };
+        let tree = mount::clone_tree(entry.source, entry.recursive).map_err(failed("clone mount"))?;
+        let set = if entry.readonly { attr::RDONLY } else { 0 };
+        mount::set_attributes(tree.as_fd(), set, 0, MsFlags::empty(), entry.recursive)
+            .map_err(failed("set mount attributes"))?;
+        let place = self.path.join(entry.slot);
+        make_place(&place, entry.source.is_dir()).map_err(failed("make mount point"))?;
+        let target = mount::open_in(
+            self.root.as_fd(),
+            Path::new(entry.slot),
+            Within::Beneath,
+            libc::O_PATH | libc::O_NOFOLLOW,
+            0,
+        )
+        .map_err(failed("open mount point"))?;
+        mount::attach(tree.as_fd(), target.as_fd()).map_err(failed("attach mount"))
+    }
+
+    /// Empties all slots of a container.
+    ///
+    /// Nothing is ever removed recursively here: should an unmount have failed,
+    /// rmdir(2) and unlink(2) refuse a mount point, and the user's files behind
+    /// it are safe.
+    ///
+    /// # Errors
+    /// The first failure, after everything was tried.
+    pub fn remove_container(&self, id: &str) -> Result<(), Error> {
+        let base = self.path.join(id);
+        let mut result = Ok(());
+        for place in places(&base) {
+            let unmounted = umount2(&place, MntFlags::MNT_DETACH).map_err(io::Error::from);
+            let removed = unmounted.and_then(|()| remove_place(&place));
+            if let Err(source) = removed {
+                result = result.and(Err(Error {
+                    path: place,
+                    what: "unmount",
+                    source,
+                }));
+            }
+        }
+        for directory in [base.join("mounts"), base] {
+            match fs::remove_dir(&directory) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    result = result.and(Err(Error {
+                        path: directory,
+                        what: "remove",
+                        source,
+                    }));
+                }
+                _ => {}
+            }
+        }
+        result
+    }
+}
+
+impl Drop for Share {
+    /// Takes everything down, so that the directory can be removed while this
+    /// process still lives.
+    fn drop(&mut self) {
+        if let Err(error) = umount2(&self.path, MntFlags::MNT_DETACH) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot unmount the share");
+        }
+    }
+}
+
+fn make_place(place: &Path, is_directory: bool) -> io::Result<()> {
+    if is_directory {
+        return fs::create_dir_all(place);
+    }
+    fs::create_dir_all(place.parent().expect("a slot has a parent"))?;
+    File::create(place).map(drop)
+}
+
+fn remove_place(place: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(place)?.is_dir() {
+        true => fs::remove_dir(place),
+        false => fs::remove_file(place),
+    }
+}
+
+/// The mount points of a container, by the layout of `protocol::paths`.
+fn places(base: &Path) -> Vec<PathBuf> {
+    let mut places: Vec<_> = fs::read_dir(base.join("mounts"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    let rootfs = base.join("rootfs");
+    if rootfs.exists() {
+        places.push(rootfs);
+    }
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use casemate_linux::process::{Birth, Exit, spawn};
+
+    /// In a child: the share takes the process into a namespace of its own.
+    #[test]
+    fn emptying_a_slot_leaves_the_users_files_alone() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: needs root to mount");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let (sandbox, data) = (directory.path().join("box"), directory.path().join("data"));
+        fs::create_dir(&sandbox).unwrap();
+        fs::create_dir(&data).unwrap();
+        fs::write(data.join("file"), "precious").unwrap();
+        let child = spawn(Birth::default(), || {
+            let share = Share::open(&sandbox).unwrap();
+            let entry = |source, slot, readonly| Entry {
+                source,
+                slot,
+                readonly,
+                recursive: true,
+            };
+            share.add(entry(&data, "web/rootfs", false)).unwrap();
+            share.add(entry(&data, "web/mounts/0", true)).unwrap();
+            share.add(entry(&data.join("file"), "web/mounts/1", false)).unwrap();
+            let seen = fs::read_to_string(share.path().join("web/rootfs/file")).unwrap();
+            assert_eq!(seen, "precious");
+            let refused = fs::write(share.path().join("web/mounts/0/new"), "x").unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ReadOnlyFilesystem);
+            // Mounted twice over: the second one must not expose the first.
+            share.add(entry(&data, "web/rootfs", false)).unwrap();
+            assert!(share.remove_container("web").is_err());
+            assert!(data.join("file").exists());
+            share.remove_container("web").unwrap();
+            drop(share);
+            i32::from(fs::remove_dir(sandbox.join("share")).is_err())
+        })
+        .unwrap();
+        assert_eq!(child.wait().unwrap(), Exit::Code(0));
+        assert_eq!(fs::read_to_string(data.join("file")).unwrap(), "precious");
+        assert_eq!(fs::read_dir(sandbox).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,399 @@
+//! What takes time, away from the owner: each task does its steps and reports
+//! with one [`Event`], or answers its caller itself when nothing changes.
+
+use std::{
+    path::PathBuf,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use casemate_hypervisor::{Hypervisor, Vm};
+use casemate_protocol::agent as message;
+use oci_spec::runtime::Hooks;
+use tokio::{io::AsyncReadExt, sync::mpsc::UnboundedSender, task::spawn_local, time::timeout};
+
+use crate::{
+    agent::Agent,
+    container::{ExitStatus, Reply},
+    error::Error,
+    handle::{Create, GuestProcess},
+    hooks,
+    key::Key,
+    machine::{Options, Prepared, Ready},
+    owner::Event,
+    spec::{self, GuestSpec, HostPath, HostSpec},
+    stand_in::{StandIn, TerminalSize},
+    state::State,
+    stdio::{self, Input, Outputs, Stdio},
+    timeline::{Timeline, now_ns},
+};
+
+/// How long a guest may take to power off before its VM is killed.
+const POWER_OFF_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a monitor stays without a container to begin with.
+const DESERTION: Duration = Duration::from_secs(30);
+
+/// A bundle's configuration, read and split.
+pub(crate) struct ReadBundle {
+    pub(crate) oci_version: String,
+    pub(crate) host: HostSpec,
+    pub(crate) guest: GuestSpec,
+}
+
+/// A process that the guest has made.
+pub(crate) struct Made {
+    pub(crate) outputs: Outputs,
+    pub(crate) input: Option<Input>,
+    pub(crate) timeline: Timeline,
+}
+
+/// What a container is made from.
+pub(crate) struct Creation {
+    pub(crate) key: Key,
+    pub(crate) agent: Agent,
+    pub(crate) hybrid: PathBuf,
+    pub(crate) guest: GuestSpec,
+    pub(crate) stdio: Stdio,
+    pub(crate) hooks: Hooks,
+    pub(crate) bundle: PathBuf,
+    pub(crate) state: State,
+    pub(crate) timeline: Timeline,
+}
+
+/// Now, as the state file has it.
+pub(crate) fn timestamp() -> String {
+    humantime::format_rfc3339_nanos(SystemTime::now()).to_string()
+}
+
+/// Reads and splits config.json.
+pub(crate) fn read_bundle(create: &Create) -> Result<ReadBundle, Error> {
+    let path = create.bundle.join("config.json");
+    let json = std::fs::read(&path)
+        .map_err(|error| Error::Host(format!("{}: {error}", path.display()).into()))?;
+    let spec = spec::parse(&json)?;
+    let directory = HostPath::new(&create.bundle)
+        .ok_or_else(|| Error::Host("the bundle's path is not absolute".into()))?;
+    let bundle = spec::Bundle {
+        container_id: create.id.as_str(),
+        directory: &directory,
+    };
+    let split = spec::split(&spec, bundle, &spec::LiveHost)?;
+    Ok(ReadBundle {
+        oci_version: spec.version().clone(),
+        host: split.host,
+        guest: split.guest,
+    })
+}
+
+/// Boots the machine.
+pub(crate) fn spawn_boot(options: Options, hypervisor: Rc<dyn Hypervisor>, events: UnboundedSender<Event>) {
+    let boot = async move {
+        let mut timeline = Timeline::default();
+        let begin = now_ns();
+        let prepared = Prepared::new(options)?;
+        timeline.until_now("host", "prepare the sandbox", begin);
+        let booted = prepared.boot(hypervisor.as_ref(), &mut timeline).await?;
+        let ready = booted.greet(&mut timeline).await?;
+        Ok((ready, timeline))
+    };
+    spawn_local(async move {
+        let result = boot.await;
+        report(&events, Event::Up(Box::new(result)));
+    });
+}
+
+/// Ends a monitor that nobody wants: its creator was killed.
+pub(crate) fn spawn_desertion(options: &Options, events: UnboundedSender<Event>) {
+    let limit = DESERTION + Duration::from_secs(options.config.vmm.boot_timeout_s.into());
+    spawn_local(async move {
+        tokio::time::sleep(limit).await;
+        report(&events, Event::Deserted);
+    });
+}
+
+/// Watches the machine's processes; when one ends, the machine has.
+pub(crate) fn spawn_watch(ready: &Ready, events: UnboundedSender<Event>) {
+    let vm = Arc::clone(&ready.vm);
+    let devices = Rc::clone(&ready.devices);
+    spawn_local(async move {
+        let reason = tokio::select! {
+            exit = vm.exited() => exit.to_string(),
+            exit = devices.ended() => exit,
+        };
+        report(&events, Event::Down(reason.into()));
+    });
+}
+
+/// Hooks, then the guest's part, then the streams.
+pub(crate) fn spawn_create(creation: Creation, events: UnboundedSender<Event>) {
+    spawn_local(async move {
+        let key = creation.key.clone();
+        let result = create(creation).await;
+        report(&events, Event::Made(key, Box::new(result)));
+    });
+}
+
+async fn create(mut creation: Creation) -> Result<Made, Error> {
+    let begin = now_ns();
+    let state = creation.state.to_oci_json();
+    for (list, hooks) in [
+        ("prestart", deprecated_prestart(&creation.hooks)),
+        ("createRuntime", creation.hooks.create_runtime().as_ref()),
+    ] {
+        hooks::run(list, hooks, &state, &creation.bundle).await?;
+    }
+    let mut timeline = creation.timeline;
+    if timeline_worthy(&creation.hooks) {
+        timeline.until_now("host", "hooks", begin);
+    }
+    let begin = now_ns();
+    let request = message::CreateContainerRequest {
+        container_id: creation.key.container.to_string(),
+        spec: protobuf::MessageField::some(std::mem::take(&mut creation.guest)),
+        ..Default::default()
+    };
+    let response = creation.agent.create_container(&request).await?;
+    timeline.add_guest("agent", &response.spans);
+    timeline.until_now("host", "create in the guest", begin);
+    let begin = now_ns();
+    let attached = attach(&creation.key, &creation.hybrid, creation.stdio).await;
+    let (outputs, input) = match attached {
+        Ok(attached) => attached,
+        Err(error) => {
+            // The guest has the container already.
+            let _ = creation.agent.remove_container(&creation.key.container()).await;
+            return Err(error);
+        }
+    };
+    timeline.until_now("host", "attach streams", begin);
+    Ok(Made {
+        outputs,
+        input,
+        timeline,
+    })
+}
+
+#[expect(deprecated, reason = "deprecated by the spec, used by Docker and Podman")]
+fn deprecated_prestart(hooks: &Hooks) -> Option<&Vec<oci_spec::runtime::Hook>> {
+    hooks.prestart().as_ref()
+}
+
+fn timeline_worthy(hooks: &Hooks) -> bool {
+    deprecated_prestart(hooks).is_some() || hooks.create_runtime().is_some()
+}
+
+async fn attach(key: &Key, hybrid: &std::path::Path, stdio: Stdio) -> Result<(Outputs, Option<Input>), Error> {
+    Ok(stdio::attach(hybrid, key.container.as_str(), key.exec_id(), stdio).await?)
+}
+
+/// Adds a process to a container, then its streams.
+pub(crate) fn spawn_exec(
+    key: Key,
+    agent: Agent,
+    hybrid: PathBuf,
+    process: message::Process,
+    stdio: Stdio,
+    timeline: Timeline,
+    events: UnboundedSender<Event>,
+) {
+    let work = async move |key: &Key| {
+        let request = message::AddProcessRequest {
+            container_id: key.container.to_string(),
+            exec_id: key.exec_id().to_owned(),
+            process: protobuf::MessageField::some(process),
+            streams: protobuf::MessageField::some(stdio.wanted()),
+            ..Default::default()
+        };
+        agent.add_process(&request).await?;
+        let (outputs, input) = attach(key, &hybrid, stdio).await?;
+        Ok(Made {
+            outputs,
+            input,
+            timeline,
+        })
+    };
+    spawn_local(async move {
+        let result = work(&key).await;
+        report(&events, Event::Made(key, Box::new(result)));
+    });
+}
+
+/// Lets a process run.
+pub(crate) fn spawn_start(
+    key: Key,
+    agent: Agent,
+    mut timeline: Timeline,
+    reply: Reply<u32>,
+    events: UnboundedSender<Event>,
+) {
+    spawn_local(async move {
+        let begin = now_ns();
+        let result = agent.start_process(&key.process()).await;
+        let result = result.map_err(Error::from).map(|response| {
+            timeline.add_guest("container", &response.spans);
+            timeline.until_now("host", "start in the guest", begin);
+            timeline
+        });
+        report(&events, Event::Started(key, result, reply));
+    });
+}
+
+/// Waits for the end of a process, then for the end of its output.
+pub(crate) fn spawn_wait(key: Key, agent: Agent, mut outputs: Outputs, events: UnboundedSender<Event>) {
+    spawn_local(async move {
+        // Without an answer the machine is lost, and its watch reports that.
+        if let Ok(response) = agent.wait_process(&key.process()).await {
+            if response.oom_killed {
+                tracing::warn!(process = %key, "the guest ran out of memory for it");
+            }
+            outputs.drained().await;
+            report(&events, Event::Ended(key, ExitStatus::now(response.exit_status)));
+        }
+    });
+}
+
+/// Hears what the stand-in of a process reports, until it ends.
+pub(crate) fn spawn_stand_in_watch(key: Key, stand_in: &StandIn, events: UnboundedSender<Event>) {
+    let reports = stand_in.reports().and_then(|socket| {
+        socket.set_nonblocking(true)?;
+        tokio::net::UnixStream::from_std(socket)
+    });
+    let mut reports = match reports {
+        Ok(reports) => reports,
+        Err(error) => return tracing::error!(process = %key, %error, "stand-in is not watched"),
+    };
+    spawn_local(async move {
+        let mut size = [0; 4];
+        while reports.read_exact(&mut size).await.is_ok() {
+            let size = TerminalSize::from_bytes(size);
+            report(&events, Event::TerminalSize(key.clone(), size));
+        }
+        report(&events, Event::StandInGone(key));
+    });
+}
+
+/// Kills a process without being asked twice; an init with its container.
+pub(crate) fn spawn_kill(key: Key, agent: Agent) {
+    spawn_local(async move {
+        let request = signal_request(&key, nix::libc::SIGKILL as u32, key.exec.is_none());
+        if let Err(error) = agent.signal_process(&request).await {
+            tracing::warn!(process = %key, %error, "cannot kill");
+        }
+    });
+}
+
+/// Sends a signal.
+pub(crate) fn spawn_signal(key: &Key, agent: Agent, signal: u32, all: bool, reply: Reply<()>) {
+    let request = signal_request(key, signal, all);
+    spawn_local(async move {
+        let result = agent.signal_process(&request).await;
+        let _ = reply.send(result.map(drop).map_err(Error::from));
+    });
+}
+
+fn signal_request(key: &Key, signal: u32, all: bool) -> message::SignalProcessRequest {
+    message::SignalProcessRequest {
+        container_id: key.container.to_string(),
+        exec_id: key.exec_id().to_owned(),
+        signal,
+        all,
+        ..Default::default()
+    }
+}
+
+/// Sets the size of a terminal.
+pub(crate) fn spawn_resize(key: &Key, agent: Agent, columns: u32, rows: u32, reply: Reply<()>) {
+    let request = message::ResizeTerminalRequest {
+        container_id: key.container.to_string(),
+        exec_id: key.exec_id().to_owned(),
+        columns,
+        rows,
+        ..Default::default()
+    };
+    spawn_local(async move {
+        let result = agent.resize_terminal(&request).await;
+        let _ = reply.send(result.map(drop).map_err(Error::from));
+    });
+}
+
+/// Lists the processes of a container.
+pub(crate) fn spawn_list(key: &Key, agent: Agent, reply: Reply<Vec<GuestProcess>>) {
+    let request = key.container();
+    spawn_local(async move {
+        let result = agent.list_processes(&request).await;
+        let processes = result.map_err(Error::from).map(|response| {
+            let pids = response.processes.iter().map(|process| process.pid);
+            pids.map(|pid| GuestProcess { pid }).collect()
+        });
+        let _ = reply.send(processes);
+    });
+}
+
+/// Lets the guest forget an ended exec.
+pub(crate) fn spawn_forget(key: &Key, agent: Agent) {
+    let request = key.process();
+    spawn_local(async move {
+        if let Err(error) = agent.remove_process(&request).await {
+            tracing::warn!(%error, "the guest did not forget a process");
+        }
+    });
+}
+
+/// The last steps of a delete: the guest lets go where it lives on, the hooks
+/// run, the caller is answered.
+pub(crate) fn spawn_remove(
+    key: Key,
+    guest: Option<Agent>,
+    hooks: Hooks,
+    state: State,
+    exit: ExitStatus,
+    reply: Reply<ExitStatus>,
+) {
+    spawn_local(async move {
+        if let Some(agent) = guest
+            && let Err(error) = agent.remove_container(&key.container()).await
+        {
+            tracing::warn!(container = %key, %error, "the guest did not remove it");
+        }
+        let json = state.to_oci_json();
+        if let Err(error) = hooks::run("poststop", hooks.poststop().as_ref(), &json, &state.bundle).await {
+            tracing::warn!(container = %key, %error, "after delete");
+        }
+        let _ = reply.send(Ok(exit));
+    });
+}
+
+/// Hooks after the start; what they do wrong is only logged.
+pub(crate) fn spawn_poststart(hooks: Hooks, state: State) {
+    spawn_local(async move {
+        let json = state.to_oci_json();
+        if let Err(error) = hooks::run("poststart", hooks.poststart().as_ref(), &json, &state.bundle).await {
+            tracing::warn!(container = state.id, %error, "after start");
+        }
+    });
+}
+
+/// Lets the guest write back what it has and power off; kills the VM when that
+/// takes too long. The machine's watch reports the end.
+pub(crate) fn spawn_power_off(ready: &Ready) {
+    let vm: Arc<dyn Vm> = Arc::clone(&ready.vm);
+    let agent = ready.agent.clone();
+    spawn_local(async move {
+        let polite = async {
+            if let Err(error) = agent.shutdown(&message::Empty::default()).await {
+                tracing::warn!(%error, "the guest did not shut down");
+                return;
+            }
+            vm.exited().await;
+        };
+        let _ = timeout(POWER_OFF_LIMIT, polite).await;
+        vm.kill();
+    });
+}
+
+/// Without an owner the sandbox is ending, and news are of no use.
+fn report(events: &UnboundedSender<Event>, event: Event) {
+    let _ = events.send(event);
+}

@@ -15,12 +15,21 @@
 #![forbid(unsafe_code)]
 
 mod capabilities;
+mod console;
 mod device;
 mod error;
 mod exit;
+mod facts;
 pub mod fake;
+mod jail;
+mod kernel_image;
 mod parameter;
+mod printable;
+mod processor;
+pub mod qemu;
 mod spec;
+pub mod tier;
+mod vm;
 
 use async_trait::async_trait;
 
@@ -32,8 +41,6 @@ pub use exit::{Cause, Exit};
 pub use parameter::{BadParameter, Parameter};
 pub use spec::{BootSpec, ConsoleLog, FileShare, Identity, Vsock};
 pub use vm::{Metrics, Thread, ThreadRole};
-
-mod vm;
 
 /// A program that can run virtual machines.
 #[async_trait]
@@ -71,7 +78,7 @@ pub trait Vm: Send + Sync {
     async fn resume(&self) -> Result<(), Error>;
 
     /// The program's threads, with what each of them does.
-    async fn threads(&self) -> Result<Vec<Thread>, Error>;
+    fn threads(&self) -> Result<Vec<Thread>, Error>;
 
     /// What the machine costs the host.
     fn metrics(&self) -> Result<Metrics, Error>;

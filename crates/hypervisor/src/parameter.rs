@@ -28,6 +28,11 @@ impl Parameter {
         }
     }
 
+    /// A word that is known to be one.
+    pub(crate) fn known(word: &str) -> Self {
+        Self(word.to_owned())
+    }
+
     /// A parameter with a value, like `panic=-1`.
     ///
     /// # Errors

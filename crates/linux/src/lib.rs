@@ -4,10 +4,27 @@
 //!
 //! Everything returns [`std::io::Error`]; callers add the object's name.
 
+pub mod attributes;
+pub mod bind;
+pub mod bpf;
+pub mod capability;
+pub mod deadline;
 pub mod descriptor;
+pub mod disposition;
+pub mod entropy;
+pub mod inheritance;
+pub mod interface;
+pub mod keyring;
+pub mod kvm_probe;
 pub mod mount;
 pub mod process;
+pub mod reaping;
+pub mod reactor;
+pub mod seccomp;
 pub mod socket;
+pub mod terminal;
+pub mod tsc;
+pub mod vsock;
 
 use std::io;
 

@@ -1,0 +1,186 @@
+//! QEMU's command line for a machine: a pure function, so that golden files
+//! show every change of it.
+
+use std::{ffi::OsString, os::fd::RawFd, path::PathBuf};
+
+use crate::Parameter;
+
+/// Where the jail shows the guest kernel.
+pub(super) const KERNEL: &str = "/kernel";
+/// Where the jail shows the initial RAM file system.
+pub(super) const INITRD: &str = "/initrd";
+
+/// Entries of the queue on which file requests wait: what virtiofsd allows.
+const FILE_SHARE_QUEUE: u32 = 1024;
+
+/// A machine, with everything resolved.
+pub(super) struct Plan {
+    pub(super) accelerator: Accelerator,
+    pub(super) vcpus: u32,
+    pub(super) memory_mib: u32,
+    pub(super) hotplug_slots: u32,
+    /// Folders with firmware, in the jail.
+    pub(super) firmware: Vec<PathBuf>,
+    pub(super) parameters: Vec<Parameter>,
+    pub(super) sockets: Sockets,
+}
+
+/// What executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Accelerator {
+    /// The processor.
+    Kvm,
+    /// QEMU's translator, with this much memory for its code.
+    Emulation { translation_buffer_mib: u32 },
+}
+
+/// Numbers under which QEMU inherits its sockets.
+pub(super) struct Sockets {
+    pub(super) control: RawFd,
+    pub(super) console: RawFd,
+    /// With the tag by which the guest mounts it.
+    pub(super) file_share: Option<(String, RawFd)>,
+    pub(super) vsock: Option<RawFd>,
+}
+
+/// QEMU's arguments, its own name first.
+pub(super) fn arguments(plan: &Plan) -> Vec<OsString> {
+    let mut line = Line(vec!["qemu-system-x86_64".into()]);
+    nothing_by_default(&mut line);
+    machine(&mut line, plan);
+    boot(&mut line, plan);
+    control(&mut line, plan.sockets.control);
+    console(&mut line, plan.sockets.console);
+    line.option("-object", "rng-builtin,id=entropy");
+    line.option("-device", "virtio-rng-pci-non-transitional,rng=entropy");
+    shared_devices(&mut line, &plan.sockets);
+    hotplug_slots(&mut line, plan.hotplug_slots);
+    line.0
+}
+
+fn nothing_by_default(line: &mut Line) {
+    line.flag("-nodefaults");
+    line.flag("-no-user-config");
+    line.option("-display", "none");
+    // A guest that restarts itself has ended.
+    line.flag("-no-reboot");
+    // Threads are told apart by their names.
+    line.option("-name", "sandbox,debug-threads=on");
+    let denied = "obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+    line.option("-sandbox", format!("on,{denied}"));
+}
+
+fn machine(line: &mut Line, plan: &Plan) {
+    // Legacy devices that no container needs only cost time at boot.
+    let without = "graphics=off,hpet=off,i8042=off,sata=off,smbus=off,smm=off,usb=off,vmport=off";
+    line.option("-machine", format!("q35,memory-backend=memory,{without}"));
+    match plan.accelerator {
+        Accelerator::Kvm => {
+            line.option("-accel", "kvm");
+            line.option("-cpu", "host");
+        }
+        Accelerator::Emulation {
+            translation_buffer_mib: buffer,
+        } => {
+            line.option("-accel", format!("tcg,tb-size={buffer}"));
+            line.option("-cpu", "max");
+        }
+    }
+    line.option("-smp", plan.vcpus.to_string());
+    let size = format!("{}M", plan.memory_mib);
+    line.option("-m", &size);
+    // Shared: the back ends of the vhost-user devices map it too.
+    let memory = format!("memory-backend-memfd,id=memory,size={size},share=on");
+    line.option("-object", memory);
+}
+
+fn boot(line: &mut Line, plan: &Plan) {
+    for folder in &plan.firmware {
+        line.flag("-L");
+        line.0.push(folder.into());
+    }
+    line.option("-kernel", KERNEL);
+    line.option("-initrd", INITRD);
+    let words: Vec<String> = plan.parameters.iter().map(Parameter::to_string).collect();
+    line.option("-append", words.join(" "));
+}
+
+fn control(line: &mut Line, fd: RawFd) {
+    line.option("-chardev", format!("socket,id=control,fd={fd}"));
+    line.option("-mon", "chardev=control,mode=control");
+}
+
+fn console(line: &mut Line, fd: RawFd) {
+    line.option("-chardev", format!("socket,id=console,fd={fd}"));
+    line.option("-serial", "chardev:console");
+}
+
+fn shared_devices(line: &mut Line, sockets: &Sockets) {
+    if let Some((tag, fd)) = &sockets.file_share {
+        let tag = escaped(tag);
+        line.option("-chardev", format!("socket,id=files,fd={fd}"));
+        line.option(
+            "-device",
+            format!("vhost-user-fs-pci,chardev=files,tag={tag},queue-size={FILE_SHARE_QUEUE}"),
+        );
+    }
+    if let Some(fd) = sockets.vsock {
+        line.option("-chardev", format!("socket,id=vsock,fd={fd}"));
+        line.option(
+            "-device",
+            "vhost-user-vsock-pci-non-transitional,chardev=vsock",
+        );
+    }
+}
+
+fn hotplug_slots(line: &mut Line, count: u32) {
+    for slot in 0..count {
+        let number = slot + 1;
+        line.option(
+            "-device",
+            format!(
+                "pcie-root-port,id={},chassis={number},slot={number}",
+                slot_name(slot)
+            ),
+        );
+    }
+}
+
+/// What the kernel of every guest is told; the specification's own parameters
+/// come later and win.
+pub(super) fn parameters(accelerator: Accelerator, counter_khz: Option<u64>) -> Vec<Parameter> {
+    let mut line = String::from("console=ttyS0 quiet panic=-1 reboot=t random.trust_cpu=on");
+    if let Accelerator::Emulation { .. } = accelerator {
+        // The emulated timers work; their test waits for ten ticks.
+        line.push_str(" no_timer_check");
+    }
+    if let Some(khz) = counter_khz {
+        // QEMU's translator passes the host's counter through, but a guest that
+        // measures its rate on a busy host fails, or gets it wrong.
+        line.push_str(&format!(" tsc=reliable tsc_early_khz={khz}"));
+    }
+    line.split(' ').map(Parameter::known).collect()
+}
+
+/// The bus that a hotplugged device sits on.
+pub(super) fn slot_name(slot: u32) -> String {
+    format!("slot{slot}")
+}
+
+/// A value inside an option's list: commas are doubled.
+fn escaped(value: &str) -> String {
+    value.replace(',', ",,")
+}
+
+struct Line(Vec<OsString>);
+
+impl Line {
+    fn flag(&mut self, flag: &str) {
+        self.0.push(flag.into());
+    }
+
+    fn option(&mut self, flag: &str, value: impl AsRef<str>) {
+        self.flag(flag);
+        self.0.push(value.as_ref().into());
+    }
+}

@@ -1,0 +1,168 @@
+//! The commands of the QEMU Machine Protocol that are used, as QEMU's
+//! qapi/*.json define them.
+
+use serde::{Deserialize, Serialize};
+
+use super::qmp::{Command, Done};
+
+macro_rules! command {
+    ($name:literal, $type:ty) => {
+        command!($name, $type, Done);
+    };
+    ($name:literal, $type:ty, $answer:ty) => {
+        impl Command for $type {
+            const NAME: &'static str = $name;
+            type Answer = $answer;
+        }
+    };
+}
+
+/// Ends the negotiation mode that a connection starts in.
+#[derive(Serialize)]
+pub(super) struct Negotiate {}
+command!("qmp_capabilities", Negotiate);
+
+/// Stops the virtual processors.
+#[derive(Serialize)]
+pub(super) struct Stop {}
+command!("stop", Stop);
+
+/// Lets them run again.
+#[derive(Serialize)]
+pub(super) struct Continue {}
+command!("cont", Continue);
+
+/// Names the descriptor that comes with the command.
+#[derive(Serialize)]
+pub(super) struct GetFd<'a> {
+    pub(super) fdname: &'a str,
+}
+command!("getfd", GetFd<'_>);
+
+/// Closes a named descriptor.
+#[derive(Serialize)]
+pub(super) struct CloseFd<'a> {
+    pub(super) fdname: &'a str,
+}
+command!("closefd", CloseFd<'_>);
+
+/// Makes the descriptor that comes with the command a file `/dev/fdset/<id>`.
+#[derive(Serialize)]
+pub(super) struct AddFd {}
+command!("add-fd", AddFd, FdSet);
+
+/// Where a descriptor went.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct FdSet {
+    pub(super) fdset_id: u64,
+}
+
+/// Closes a descriptor once nothing uses it.
+#[derive(Serialize)]
+pub(super) struct RemoveFd {
+    #[serde(rename = "fdset-id")]
+    pub(super) descriptors: u64,
+}
+command!("remove-fd", RemoveFd);
+
+/// Makes the host's side of a network card.
+#[derive(Serialize)]
+pub(super) struct NetdevAdd<'a> {
+    #[serde(rename = "type")]
+    pub(super) kind: &'static str,
+    pub(super) id: &'a str,
+    /// Names of descriptors, with colons between.
+    pub(super) fds: String,
+}
+command!("netdev_add", NetdevAdd<'_>);
+
+/// Removes it.
+#[derive(Serialize)]
+pub(super) struct NetdevDel<'a> {
+    pub(super) id: &'a str,
+}
+command!("netdev_del", NetdevDel<'_>);
+
+/// Makes the host's side of a disk.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct BlockdevAdd<'a> {
+    pub(super) driver: BlockDriver,
+    pub(super) node_name: &'a str,
+    pub(super) read_only: bool,
+    pub(super) file: FileNode,
+}
+command!("blockdev-add", BlockdevAdd<'_>);
+
+/// A disk image's format. Only raw ones: others name further files.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum BlockDriver {
+    Raw,
+}
+
+/// A file or device that holds an image.
+#[derive(Serialize)]
+pub(super) struct FileNode {
+    pub(super) driver: FileDriver,
+    pub(super) filename: String,
+}
+
+/// How QEMU talks to it.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum FileDriver {
+    File,
+    HostDevice,
+}
+
+/// Removes it.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct BlockdevDel<'a> {
+    pub(super) node_name: &'a str,
+}
+command!("blockdev-del", BlockdevDel<'_>);
+
+/// Plugs a device.
+#[derive(Serialize)]
+pub(super) struct DeviceAdd<'a, P> {
+    pub(super) driver: &'static str,
+    pub(super) id: &'a str,
+    pub(super) bus: String,
+    #[serde(flatten)]
+    pub(super) properties: P,
+}
+
+impl<P: Serialize + Sync> Command for DeviceAdd<'_, P> {
+    const NAME: &'static str = "device_add";
+    type Answer = Done;
+}
+
+/// What makes a virtio network card.
+#[derive(Serialize)]
+pub(super) struct CardProperties<'a> {
+    pub(super) netdev: &'a str,
+    pub(super) mac: String,
+    /// The card's boot program.
+    pub(super) romfile: &'static str,
+    /// More than one queue.
+    pub(super) mq: bool,
+    /// Interrupt vectors.
+    pub(super) vectors: u32,
+}
+
+/// What makes a virtio disk.
+#[derive(Serialize)]
+pub(super) struct DiskProperties<'a> {
+    pub(super) drive: &'a str,
+    pub(super) serial: &'a str,
+}
+
+/// Asks the guest to let a device go.
+#[derive(Serialize)]
+pub(super) struct DeviceDel<'a> {
+    pub(super) id: &'a str,
+}
+command!("device_del", DeviceDel<'_>);

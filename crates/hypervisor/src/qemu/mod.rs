@@ -1,0 +1,297 @@
+//! The back end for QEMU, 7.2 and later: a jailed process for each machine,
+//! controlled over a socket that it inherits.
+
+mod command_line;
+mod commands;
+mod installation;
+mod lines;
+mod machine;
+mod plug;
+mod process;
+mod qmp;
+mod version;
+
+use std::{
+    io,
+    os::unix::{ffi::OsStringExt, net::UnixStream},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use casemate_config::{Accelerator as Choice, Config, Tier};
+use nix::{fcntl::OFlag, unistd::pipe2};
+use tokio::sync::mpsc;
+
+pub(crate) use self::version::Version;
+use self::{
+    command_line::{Accelerator, INITRD, KERNEL, Plan, Sockets},
+    installation::Installation,
+    machine::Machine,
+    process::{Process, spawning},
+};
+use crate::{
+    BootSpec, Capabilities, Error, Hypervisor, Vm, console,
+    facts::{self, Facts},
+    jail::{Bind, BindKind, Descriptors, Jail},
+    kernel_image::{check_initrd, check_kernel},
+    tier::{self, Access, KVM_DEVICE},
+};
+
+/// What the configuration says about this back end.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The program.
+    pub program: PathBuf,
+    /// What may execute the guest's instructions.
+    pub accelerator: Choice,
+    /// The weakest tier that is acceptable.
+    pub min_tier: Tier,
+    /// MiB of translated code that an emulated machine may hold.
+    pub translation_buffer_mib: u32,
+    /// How long QEMU may take from its start to its first word, which it says
+    /// when the guest starts running.
+    pub start_limit: Duration,
+    /// Where facts about the host are remembered between starts.
+    pub facts: PathBuf,
+}
+
+impl From<&Config> for Settings {
+    fn from(config: &Config) -> Self {
+        Self {
+            program: config.qemu.path.clone(),
+            accelerator: config.vmm.accelerator,
+            min_tier: config.vmm.min_tier,
+            translation_buffer_mib: config.qemu.translation_buffer_mib,
+            start_limit: Duration::from_secs(config.vmm.boot_timeout_s.into()),
+            facts: facts::DEFAULT_PATH.into(),
+        }
+    }
+}
+
+/// QEMU on this host.
+#[derive(Debug)]
+pub struct Qemu {
+    installation: Installation,
+    capabilities: Capabilities,
+    accelerator: Accelerator,
+    /// Rate of the host's time stamp counter, which an emulated guest sees too.
+    counter_khz: Option<u64>,
+    start_limit: Duration,
+}
+
+/// Most virtual processors of a q35 machine without an interrupt remapper.
+const MAX_VCPUS: u32 = 255;
+/// Device numbers of the root bus that root ports can take.
+const MAX_HOTPLUG_SLOTS: u32 = 24;
+
+impl Qemu {
+    /// Finds out what this host and the program can do. The first call after
+    /// the host's start runs the program and a tiny guest, which takes some
+    /// tenths of a second; later ones read what was remembered.
+    ///
+    /// # Errors
+    /// When the program is missing, too old or not QEMU, or the host is weaker
+    /// than the settings allow.
+    pub fn open(settings: &Settings) -> Result<Self, Error> {
+        let missing = |source| Error::File {
+            what: "QEMU",
+            path: settings.program.clone(),
+            source,
+        };
+        let installation = Installation::of(&settings.program).map_err(missing)?;
+        let mut facts = Facts::recall(&settings.facts).map_err(unreadable_host)?;
+        let version = version_of(&installation, &mut facts).map_err(missing)?;
+        if version < version::OLDEST {
+            return Err(Error::Program {
+                path: settings.program.clone(),
+                problem: format!(
+                    "QEMU {version} is too old: at least {} is needed",
+                    version::OLDEST
+                ),
+            });
+        }
+        let tier = decide_tier(settings, &mut facts)?;
+        let counter_khz = match tier {
+            Tier::Emulated => facts.counter_khz().map_err(unreadable_host)?,
+            // KVM's own clock is better.
+            Tier::Nested | Tier::Kvm => None,
+        };
+        facts.keep();
+        Ok(Self {
+            installation,
+            capabilities: Capabilities {
+                program: format!("QEMU {version}"),
+                tier,
+                max_vcpus: MAX_VCPUS,
+                max_hotplug_slots: MAX_HOTPLUG_SLOTS,
+            },
+            accelerator: match tier {
+                Tier::Emulated => Accelerator::Emulation {
+                    translation_buffer_mib: settings.translation_buffer_mib,
+                },
+                Tier::Nested | Tier::Kvm => Accelerator::Kvm,
+            },
+            counter_khz,
+            start_limit: settings.start_limit,
+        })
+    }
+
+    fn check(&self, spec: &BootSpec) -> Result<(), Error> {
+        let limits = [
+            (
+                "virtual processors",
+                spec.vcpus,
+                self.capabilities.max_vcpus,
+            ),
+            (
+                "hotplug slots",
+                spec.hotplug_slots,
+                self.capabilities.max_hotplug_slots,
+            ),
+        ];
+        for (what, wanted, most) in limits {
+            if wanted > most {
+                return Err(Error::TooLarge { what, wanted, most });
+            }
+        }
+        check_kernel(&spec.kernel)?;
+        check_initrd(&spec.initrd)
+    }
+
+    fn plan(&self, spec: &BootSpec, sockets: Sockets) -> Plan {
+        let mut parameters = command_line::parameters(self.accelerator, self.counter_khz);
+        parameters.extend(spec.parameters.iter().cloned());
+        Plan {
+            accelerator: self.accelerator,
+            vcpus: spec.vcpus,
+            memory_mib: spec.memory_mib,
+            hotplug_slots: spec.hotplug_slots,
+            firmware: self.installation.firmware(),
+            parameters,
+            sockets,
+        }
+    }
+
+    fn binds(&self, spec: &BootSpec) -> Vec<Bind> {
+        let mut binds = self.installation.binds();
+        let mut show = |source: &Path, target: &str, kind| {
+            binds.push(Bind {
+                source: source.to_owned(),
+                target: target.into(),
+                kind,
+            });
+        };
+        show(&spec.kernel, KERNEL, BindKind::Data);
+        show(&spec.initrd, INITRD, BindKind::Data);
+        let mut devices = vec!["/dev/null", "/dev/urandom"];
+        if self.accelerator == Accelerator::Kvm {
+            devices.push(KVM_DEVICE);
+        }
+        for device in devices {
+            show(Path::new(device), device, BindKind::Device);
+        }
+        binds
+    }
+
+    /// The group that opens the device of KVM for an unprivileged user.
+    fn supplementary_group(&self) -> Option<u32> {
+        if self.accelerator != Accelerator::Kvm {
+            return None;
+        }
+        match std::fs::metadata(KVM_DEVICE).map(|device| tier::access(&device)) {
+            Ok(Access::Group(group)) => Some(group),
+            _ => None,
+        }
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Qemu {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    async fn boot(&self, mut spec: BootSpec) -> Result<Box<dyn Vm>, Error> {
+        self.check(&spec)?;
+        let (console, console_socket) = console::open(&spec.console)?;
+        let (control, control_socket) = UnixStream::pair().map_err(spawning("making a socket"))?;
+        let (output, words) =
+            pipe2(OFlag::O_CLOEXEC).map_err(|errno| spawning("making a pipe")(errno.into()))?;
+        let mut descriptors = Descriptors::default();
+        let sockets = Sockets {
+            control: descriptors.push(control_socket.into()),
+            console: descriptors.push(console_socket),
+            file_share: spec
+                .file_share
+                .take()
+                .map(|share| (share.tag, descriptors.push(share.socket))),
+            vsock: spec
+                .vsock
+                .take()
+                .map(|vsock| descriptors.push(vsock.socket)),
+        };
+        let jail = Jail {
+            program: self.installation.program.clone(),
+            arguments: command_line::arguments(&self.plan(&spec, sockets)),
+            environment: self.installation.environment(),
+            binds: self.binds(&spec),
+            descriptors,
+            output: words,
+            netns: spec.netns.take(),
+            identity: spec.identity,
+            supplementary_group: self.supplementary_group(),
+        };
+        // More reasons than one are not expected.
+        let (told, shutdowns) = mpsc::channel(4);
+        let process = Process::start(jail, output, console, shutdowns).await?;
+        let limit = self.start_limit;
+        let machine = Machine::connect(process, control, told, spec.hotplug_slots, limit).await?;
+        Ok(Box::new(machine))
+    }
+}
+
+fn version_of(installation: &Installation, facts: &mut Facts) -> io::Result<Version> {
+    let program = &installation.program;
+    let environment: Vec<_> = installation
+        .environment()
+        .into_iter()
+        .map(OsStringExt::into_vec)
+        .collect();
+    facts.version(program, || Version::ask(program, &environment))
+}
+
+fn decide_tier(settings: &Settings, facts: &mut Facts) -> Result<Tier, Error> {
+    if settings.accelerator == Choice::Emulated {
+        return at_least(settings.min_tier, Tier::Emulated, || {
+            "emulation is configured (vmm.accelerator)".to_owned()
+        });
+    }
+    let assessment = facts.assessment().map_err(unreadable_host)?;
+    let demanded = match settings.accelerator {
+        Choice::Kvm => settings.min_tier.max(Tier::Nested),
+        Choice::Auto | Choice::Emulated => settings.min_tier,
+    };
+    at_least(demanded, assessment.tier, || match assessment.obstacle() {
+        Some(obstacle) => format!("{} {}", obstacle.subject, obstacle.finding),
+        None => "this host is itself a virtual machine".to_owned(),
+    })
+}
+
+fn at_least(min_tier: Tier, tier: Tier, reason: impl Fn() -> String) -> Result<Tier, Error> {
+    if tier >= min_tier {
+        return Ok(tier);
+    }
+    Err(Error::TooWeak {
+        tier,
+        min_tier,
+        reason: reason(),
+    })
+}
+
+fn unreadable_host(source: io::Error) -> Error {
+    Error::Spawn {
+        step: "finding out what this host can do".to_owned(),
+        source,
+    }
+}

@@ -1,0 +1,273 @@
+//! Devices that come and go while the machine runs, each in a PCI Express root
+//! port of its own.
+
+use std::{
+    fs::File,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::FileTypeExt,
+    },
+    time::Duration,
+};
+
+use serde::Serialize;
+use tokio::{
+    sync::{Mutex, broadcast},
+    time::timeout,
+};
+
+use super::{
+    command_line::slot_name,
+    commands::{
+        AddFd, BlockDriver, BlockdevAdd, BlockdevDel, CardProperties, CloseFd, DeviceAdd,
+        DeviceDel, DiskProperties, FileDriver, FileNode, GetFd, NetdevAdd, NetdevDel, RemoveFd,
+    },
+    machine::COMMAND_LIMIT,
+    qmp::{Command, Event, Failure, Qmp},
+};
+use crate::{BlockDevice, Device, DeviceId, Error, NetworkDevice};
+
+/// How long a guest may take to let a device go: the driver has to stop, and
+/// Linux waits some seconds where a button could be pressed a second time.
+const UNPLUG_LIMIT: Duration = Duration::from_secs(30);
+
+/// The machine's hotplug slots.
+pub(super) struct Slots(Mutex<State>);
+
+struct State {
+    slots: Vec<Option<Plugged>>,
+    next_serial: u64,
+}
+
+struct Plugged {
+    serial: u64,
+    back_end: BackEnd,
+}
+
+/// What QEMU holds for a device besides the device.
+enum BackEnd {
+    Network,
+    Block { descriptors: u64 },
+}
+
+/// Why a device was not plugged or unplugged.
+pub(super) enum PlugFailure {
+    Command(&'static str, Failure),
+    Other(Error),
+}
+
+impl From<Error> for PlugFailure {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+type Result<T> = std::result::Result<T, PlugFailure>;
+
+impl Slots {
+    pub(super) fn new(count: u32) -> Self {
+        Self(Mutex::new(State {
+            slots: (0..count).map(|_| None).collect(),
+            next_serial: 0,
+        }))
+    }
+
+    pub(super) async fn plug(&self, qmp: &Qmp, device: Device) -> Result<DeviceId> {
+        let mut state = self.0.lock().await;
+        let slots = state.slots.len() as u32;
+        let free = state.slots.iter().position(Option::is_none);
+        let slot = free.ok_or(Error::NoFreeSlot { slots })?;
+        let id = DeviceId {
+            slot: slot as u32,
+            serial: state.next_serial,
+        };
+        state.next_serial += 1;
+        let back_end = match device {
+            Device::Network(card) => plug_network(qmp, &id, card).await?,
+            Device::Block(disk) => plug_block(qmp, &id, disk).await?,
+        };
+        state.slots[slot] = Some(Plugged {
+            serial: id.serial,
+            back_end,
+        });
+        Ok(id)
+    }
+
+    pub(super) async fn unplug(&self, qmp: &Qmp, id: &DeviceId) -> Result<()> {
+        let mut state = self.0.lock().await;
+        let slot = state.slots.get_mut(id.slot as usize);
+        let slot = slot.filter(|slot| {
+            slot.as_ref()
+                .is_some_and(|device| device.serial == id.serial)
+        });
+        let Some(slot) = slot else {
+            return Err(Error::NoDevice { id: id.to_string() }.into());
+        };
+        remove_device(qmp, id).await?;
+        // The guest has let go: from here on the slot is free.
+        if let Some(device) = slot.take() {
+            remove_back_end(qmp, id, &device.back_end).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn plug_network(qmp: &Qmp, id: &DeviceId, card: NetworkDevice) -> Result<BackEnd> {
+    let name = id.to_string();
+    if card.tap_queues.is_empty() {
+        let problem = "a network card needs a queue";
+        return Err(Error::Device { problem }.into());
+    }
+    let queues = lend_queues(qmp, &name, &card.tap_queues).await?;
+    let back_end = NetdevAdd {
+        kind: "tap",
+        id: &name,
+        fds: queues.join(":"),
+    };
+    if let Err(failure) = execute(qmp, &back_end).await {
+        for queue in &queues {
+            let _ = execute(qmp, &CloseFd { fdname: queue }).await;
+        }
+        return Err(failure);
+    }
+    let device = DeviceAdd {
+        driver: "virtio-net-pci-non-transitional",
+        id: &name,
+        bus: slot_name(id.slot),
+        properties: CardProperties {
+            netdev: &name,
+            mac: card.mac.to_string(),
+            // It does not boot from the network.
+            romfile: "",
+            mq: queues.len() > 1,
+            // For each queue in each direction, for control, and for changes.
+            vectors: 2 * queues.len() as u32 + 2,
+        },
+    };
+    add_device(qmp, id, &device, BackEnd::Network).await
+}
+
+/// Hands the queues to QEMU, under names that the back end takes them by.
+async fn lend_queues(qmp: &Qmp, name: &str, queues: &[OwnedFd]) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for (index, queue) in queues.iter().enumerate() {
+        let fdname = format!("{name}-{index}");
+        let lend = GetFd { fdname: &fdname };
+        let lent = qmp.execute_with(&lend, queue.as_fd(), COMMAND_LIMIT).await;
+        lent.map_err(|failure| PlugFailure::Command(GetFd::NAME, failure))?;
+        names.push(fdname);
+    }
+    Ok(names)
+}
+
+async fn plug_block(qmp: &Qmp, id: &DeviceId, disk: BlockDevice) -> Result<BackEnd> {
+    let name = id.to_string();
+    let driver = file_driver(&disk.image)?;
+    let lent = qmp
+        .execute_with(&AddFd {}, disk.image.as_fd(), COMMAND_LIMIT)
+        .await
+        .map_err(|failure| PlugFailure::Command(AddFd::NAME, failure))?;
+    let descriptors = lent.fdset_id;
+    let node = BlockdevAdd {
+        driver: BlockDriver::Raw,
+        node_name: &name,
+        read_only: disk.read_only,
+        file: FileNode {
+            driver,
+            filename: format!("/dev/fdset/{descriptors}"),
+        },
+    };
+    if let Err(failure) = execute(qmp, &node).await {
+        let _ = execute(qmp, &RemoveFd { descriptors }).await;
+        return Err(failure);
+    }
+    let device = DeviceAdd {
+        driver: "virtio-blk-pci-non-transitional",
+        id: &name,
+        bus: slot_name(id.slot),
+        properties: DiskProperties {
+            drive: &name,
+            serial: &disk.serial,
+        },
+    };
+    add_device(qmp, id, &device, BackEnd::Block { descriptors }).await
+}
+
+fn file_driver(image: &File) -> Result<FileDriver> {
+    let kind = image.metadata().map(|metadata| metadata.file_type());
+    match kind {
+        Ok(kind) if kind.is_file() => Ok(FileDriver::File),
+        Ok(kind) if kind.is_block_device() => Ok(FileDriver::HostDevice),
+        _ => Err(PlugFailure::Other(Error::Device {
+            problem: "a disk is a regular file or a block device",
+        })),
+    }
+}
+
+/// Adds the device in front of its back end, or takes the back end away again.
+async fn add_device<P: Serialize + Sync>(
+    qmp: &Qmp,
+    id: &DeviceId,
+    device: &DeviceAdd<'_, P>,
+    back_end: BackEnd,
+) -> Result<BackEnd> {
+    match execute(qmp, device).await {
+        Ok(()) => Ok(back_end),
+        Err(failure) => {
+            let _ = remove_back_end(qmp, id, &back_end).await;
+            Err(failure)
+        }
+    }
+}
+
+async fn remove_device(qmp: &Qmp, id: &DeviceId) -> Result<()> {
+    let name = id.to_string();
+    let mut events = qmp.events();
+    match execute(qmp, &DeviceDel { id: &name }).await {
+        // The guest has thrown it out already.
+        Err(PlugFailure::Command(_, Failure::Missing(_))) => return Ok(()),
+        other => other?,
+    }
+    timeout(UNPLUG_LIMIT, departure(&mut events, &name))
+        .await
+        .unwrap_or(Err(PlugFailure::Other(Error::Deadline {
+            command: DeviceDel::NAME,
+            after: UNPLUG_LIMIT,
+        })))
+}
+
+async fn departure(events: &mut broadcast::Receiver<Event>, name: &str) -> Result<()> {
+    loop {
+        match events.recv().await {
+            Ok(Event::DeviceDeleted { device }) if device == name => return Ok(()),
+            Ok(Event::UnplugRefused { device }) if device == name => {
+                let reason = "the guest does not let the device go".to_owned();
+                let failure = Failure::Refused(reason);
+                return Err(PlugFailure::Command(DeviceDel::NAME, failure));
+            }
+            Err(broadcast::error::RecvError::Closed) => {
+                return Err(PlugFailure::Command(DeviceDel::NAME, Failure::Closed));
+            }
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+        }
+    }
+}
+
+async fn remove_back_end(qmp: &Qmp, id: &DeviceId, back_end: &BackEnd) -> Result<()> {
+    let name = id.to_string();
+    match back_end {
+        BackEnd::Network => execute(qmp, &NetdevDel { id: &name }).await,
+        BackEnd::Block { descriptors } => {
+            execute(qmp, &BlockdevDel { node_name: &name }).await?;
+            let descriptors = *descriptors;
+            execute(qmp, &RemoveFd { descriptors }).await
+        }
+    }
+}
+
+async fn execute<C: Command>(qmp: &Qmp, command: &C) -> Result<()> {
+    let answer = qmp.execute(command, COMMAND_LIMIT).await;
+    answer
+        .map(drop)
+        .map_err(|failure| PlugFailure::Command(C::NAME, failure))
+}

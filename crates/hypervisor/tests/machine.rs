@@ -1,0 +1,49 @@
+//! Real machines: boots a guest in QEMU and looks at it from all sides.
+//!
+//! Needs root, QEMU and a guest kernel; without them it says so and passes.
+//! `CASEMATE_TEST_QEMU` and `CASEMATE_TEST_KERNEL` name others than the usual
+//! ones. It has no test harness, because a machine must be started from a
+//! process with one thread.
+
+#[path = "machine/bench.rs"]
+mod bench;
+#[path = "machine/guest.rs"]
+mod guest;
+#[path = "machine/scenarios.rs"]
+mod scenarios;
+
+use std::{future::Future, pin::Pin, process::ExitCode, time::Instant};
+
+use guest::Stage;
+
+type Scenario = for<'a> fn(&'a Stage) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = arguments.iter().find(|argument| !argument.starts_with('-'));
+    let stage = match Stage::set() {
+        Ok(stage) => stage,
+        Err(reason) => {
+            println!("skipped: {reason}");
+            return ExitCode::SUCCESS;
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    if wanted.is_some_and(|name| name == "bench") {
+        runtime.block_on(bench::run(&stage));
+        return ExitCode::SUCCESS;
+    }
+    for (name, scenario) in scenarios::ALL {
+        if wanted.is_some_and(|wanted| !name.contains(wanted.as_str())) {
+            continue;
+        }
+        let start = Instant::now();
+        // A failed assertion ends the process with its message and code 101.
+        runtime.block_on(scenario(&stage));
+        println!("{name} ... ok ({:.2?})", start.elapsed());
+    }
+    ExitCode::SUCCESS
+}

@@ -9,14 +9,17 @@ use super::HostPath;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Not JSON, or not of the form that the runtime spec demands.
-    #[error("not an OCI configuration: {0}")]
-    Malformed(#[from] serde_json::Error),
+    #[error("not an OCI configuration: {reason}")]
+    Malformed {
+        /// What the parser says, on one line.
+        reason: String,
+    },
 
     /// A required part is not there.
     #[error("{field}: missing")]
     Missing {
         /// Its place, such as `process.args`.
-        field: &'static str,
+        field: String,
     },
 
     /// A value breaks a rule of the runtime spec.
@@ -35,13 +38,13 @@ pub enum Error {
     Unsupported {
         /// Its place.
         field: String,
-        /// Why not, and what to do instead where there is something.
+        /// Why not.
         reason: String,
     },
 
     /// The host's own namespace is asked for.
     #[error(
-        "linux.namespaces: the host's {kind} namespace was asked for (no {kind:?} entry), \
+        "linux.namespaces: the container is to share the host's {kind} namespace, \
          but a virtual machine has its own"
     )]
     HostNamespace {
@@ -66,4 +69,39 @@ pub enum Error {
         /// What libseccomp refused.
         reason: String,
     },
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        // It may quote the configuration.
+        let reason = error.to_string().replace(char::is_control, "?");
+        Self::Malformed { reason }
+    }
+}
+
+impl Error {
+    pub(super) fn missing(field: impl Into<String>) -> Self {
+        Self::Missing {
+            field: field.into(),
+        }
+    }
+
+    pub(super) fn invalid(
+        field: impl Into<String>,
+        value: impl ToString,
+        problem: &'static str,
+    ) -> Self {
+        Self::Invalid {
+            field: field.into(),
+            value: value.to_string(),
+            problem,
+        }
+    }
+
+    pub(super) fn unsupported(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Unsupported {
+            field: field.into(),
+            reason: reason.into(),
+        }
+    }
 }

@@ -4,25 +4,61 @@
 //! Everything that a container's configuration asks for is decided here and
 //! nowhere else: it becomes part of the [`HostSpec`], part of the
 //! [`GuestSpec`], a warning, or a refusal before anything is touched. Nothing
-//! is read and ignored.
+//! is read and ignored. (Fields that the runtime spec does not define are, as
+//! it demands.)
 //!
 //! The split is pure. What it needs to know of the host (what kind of thing a
 //! mount's source is, which container a namespace belongs to) is asked of
 //! [`HostFacts`], so tests need no file system.
 
+mod capabilities;
+mod devices;
+mod dispatch;
 mod error;
 mod facts;
+mod host;
+mod mounts;
+mod namespaces;
+mod options;
 mod path;
+mod process;
+mod refusals;
+mod resources;
+mod scheduling;
+mod seccomp;
+mod sysctl;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
+use std::io;
 
-use oci_spec::runtime::{Hooks, LinuxResources, Spec};
-use serde::{Deserialize, Serialize};
+use casemate_protocol::agent;
+use oci_spec::runtime::{Linux, LinuxSeccomp, Process, Spec};
 
-pub use casemate_protocol::agent::ContainerSpec as GuestSpec;
+pub use agent::ContainerSpec as GuestSpec;
+pub use capabilities::known_capabilities;
 pub use error::Error;
 pub use facts::{HostFacts, LiveHost, Resolved, Source};
+pub use host::{HostSpec, JoinedNamespace, NetworkNamespace, Share};
+pub use options::known_mount_options;
 pub use path::{GuestPath, HostPath};
+pub use process::exec_process;
+
+use namespaces::{IdMappings, Namespaces};
+use options::Options;
+use resources::cgroup_settings;
+
+/// Reads a config.json.
+pub fn parse(json: &[u8]) -> Result<Spec, Error> {
+    Ok(serde_json::from_slice(json)?)
+}
+
+/// Reads the process.json of an exec.
+pub fn parse_process(json: &[u8]) -> Result<Process, Error> {
+    Ok(serde_json::from_slice(json)?)
+}
 
 /// Where a container's configuration comes from.
 #[derive(Clone, Copy, Debug)]
@@ -43,75 +79,214 @@ pub struct Split {
     pub guest: GuestSpec,
 }
 
-/// The host's part of a container's configuration.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct HostSpec {
-    /// The root file system: an existing folder without symbolic links in its
-    /// path, to be shared as `paths::rootfs_slot`.
-    pub rootfs: HostPath,
-    /// The container may not write to its root file system.
-    pub readonly_rootfs: bool,
-    /// Host folders and files to be shared with the guest beside the rootfs.
-    pub shares: Vec<Share>,
-    /// The sandbox's network namespace.
-    pub network: NetworkNamespace,
-    /// Namespaces of other containers that this one joins.
-    pub joined: Vec<JoinedNamespace>,
-    /// Where the stand-in belongs, as the client wrote it: a path for the fs
-    /// driver, `slice:prefix:name` for the systemd driver.
-    pub cgroups_path: Option<String>,
-    /// Limits of the pod's processes on the host. The limits inside the guest
-    /// are in [`GuestSpec`] already.
-    pub resources: Option<LinuxResources>,
-    /// All six lists of hooks; each path is absolute.
-    pub hooks: Hooks,
-    /// As the client wrote them.
-    pub annotations: BTreeMap<String, String>,
-    /// Host name of the container.
-    pub hostname: Option<String>,
-    /// The container's process wants a terminal.
-    pub terminal: bool,
-    /// What was asked for and has no effect in a virtual machine, each with its
-    /// reason in one line.
-    pub warnings: Vec<String>,
-}
-
-/// A host folder or file that the guest must see.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Share {
-    /// Without symbolic links.
-    pub source: HostPath,
-    /// Path under the sandbox's share, from `paths::volume_slot`.
-    pub slot: String,
-    /// The guest may not write, whatever it does.
-    pub readonly: bool,
-    /// Mounts below the source are shared as well (rbind).
-    pub recursive: bool,
-    /// The source is a file, not a folder.
-    pub is_file: bool,
-}
-
-/// The network namespace in which the sandbox finds its interfaces.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum NetworkNamespace {
-    /// The runtime makes one.
-    New,
-    /// The client made one.
-    Path(HostPath),
-}
-
-/// A namespace of another container of the same sandbox that is joined.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JoinedNamespace {
-    /// As config.json names it: "pid", "ipc", "uts" …
-    pub kind: String,
-    /// As config.json has it.
-    pub path: HostPath,
-    /// The container it belongs to, from [`HostFacts::container_of`].
-    pub container_id: String,
-}
-
 /// Splits `spec`, or says why the container cannot be run.
-pub fn split(_spec: &Spec, _bundle: Bundle<'_>, _facts: &dyn HostFacts) -> Result<Split, Error> {
-    unimplemented!("first the types")
+pub fn split(spec: &Spec, bundle: Bundle<'_>, facts: &dyn HostFacts) -> Result<Split, Error> {
+    split_with(spec, bundle, facts, |profile| {
+        seccomp::compile(profile).map(Some)
+    })
+}
+
+/// The host's part alone, after the same checks. It saves the milliseconds in
+/// which a seccomp profile is compiled.
+pub fn host_spec(
+    spec: &Spec,
+    bundle: Bundle<'_>,
+    facts: &dyn HostFacts,
+) -> Result<HostSpec, Error> {
+    let split = split_with(spec, bundle, facts, |profile| {
+        seccomp::check(profile).map(|_flags| None)
+    })?;
+    Ok(split.host)
+}
+
+type Compile = fn(&LinuxSeccomp) -> Result<Option<agent::Seccomp>, Error>;
+
+fn split_with(
+    spec: &Spec,
+    bundle: Bundle<'_>,
+    facts: &dyn HostFacts,
+    compile: Compile,
+) -> Result<Split, Error> {
+    let process = spec
+        .process()
+        .as_ref()
+        .ok_or_else(|| Error::missing("process"))?;
+    let linux = spec
+        .linux()
+        .as_ref()
+        .ok_or_else(|| Error::missing("linux"))?;
+    let mut warnings = Vec::new();
+    refusals::check(spec, linux, &mut warnings)?;
+    let namespaces = namespaces::split(linux, facts)?;
+    let rootfs = rootfs(spec, bundle, facts)?;
+    let mounts = mounts::split(
+        spec.mounts().as_deref().unwrap_or_default(),
+        bundle,
+        facts,
+        &mut warnings,
+    )?;
+    let guest = GuestSpec {
+        process: Some(guest_process(process, linux, compile, &mut warnings)?).into(),
+        rootfs: GuestPath::rootfs(bundle.container_id).into_string(),
+        readonly_rootfs: readonly_rootfs(spec),
+        hostname: spec.hostname().clone().unwrap_or_default(),
+        domainname: spec.domainname().clone().unwrap_or_default(),
+        ..guest_linux(linux, &namespaces, mounts.guest, bundle, &mut warnings)?
+    };
+    let host = HostSpec {
+        rootfs,
+        readonly_rootfs: guest.readonly_rootfs,
+        shares: mounts.shares,
+        network: namespaces.network,
+        joined: namespaces.joined,
+        cgroups_path: cgroups_path(linux),
+        resources: linux.resources().clone(),
+        hooks: host::hooks(spec)?,
+        annotations: annotations(spec),
+        hostname: spec.hostname().clone(),
+        terminal: process.terminal().unwrap_or(false),
+        warnings,
+    };
+    Ok(Split { host, guest })
+}
+
+/// The guest's part of what stands under `linux`, and the mounts.
+fn guest_linux(
+    linux: &Linux,
+    namespaces: &Namespaces,
+    mounts: Vec<agent::Mount>,
+    bundle: Bundle<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<GuestSpec, Error> {
+    let IdMappings { uid, gid } = namespaces::id_mappings(linux, &namespaces.guest, warnings)?;
+    let cgroup = cgroup(linux, bundle, warnings)?;
+    let mut devices = devices::nodes(
+        linux.devices().as_deref().unwrap_or_default(),
+        devices::everything_allowed(&cgroup.device_rules),
+        &uid,
+        &gid,
+        warnings,
+    )?;
+    if mounts.iter().any(is_bound_dev) {
+        devices.clear();
+    }
+    Ok(GuestSpec {
+        rootfs_propagation: rootfs_propagation(linux)?,
+        mounts,
+        namespaces: namespaces.guest.clone(),
+        uid_mappings: uid,
+        gid_mappings: gid,
+        sysctls: sysctl::parameters(linux.sysctl().as_ref().unwrap_or(&Default::default()))?,
+        masked_paths: paths_in_container("linux.maskedPaths", linux.masked_paths())?,
+        readonly_paths: paths_in_container("linux.readonlyPaths", linux.readonly_paths())?,
+        devices,
+        cgroup: Some(cgroup).into(),
+        ..GuestSpec::default()
+    })
+}
+
+/// As with runc, a /dev that the client brings is left as it is.
+fn is_bound_dev(mount: &agent::Mount) -> bool {
+    mount.destination == "/dev" && mount.flags & libc::MS_BIND != 0
+}
+
+fn guest_process(
+    process: &Process,
+    linux: &Linux,
+    compile: Compile,
+    warnings: &mut Vec<String>,
+) -> Result<agent::Process, Error> {
+    let seccomp = linux.seccomp().as_ref().map(compile).transpose()?;
+    process::init_process(process, seccomp.flatten(), warnings)
+}
+
+fn cgroup(
+    linux: &Linux,
+    bundle: Bundle<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<agent::Cgroup, Error> {
+    let resources = linux.resources().as_ref();
+    let settings = resources
+        .map(|resources| cgroup_settings(resources, warnings))
+        .transpose()?;
+    let rules = resources.and_then(|resources| resources.devices().as_deref());
+    Ok(agent::Cgroup {
+        path: format!("containers/{}", bundle.container_id),
+        settings: settings.unwrap_or_default().into_iter().collect(),
+        device_rules: devices::rules(rules.unwrap_or_default())?,
+        ..agent::Cgroup::default()
+    })
+}
+
+/// The root file system, which must be an existing folder.
+fn rootfs(spec: &Spec, bundle: Bundle<'_>, facts: &dyn HostFacts) -> Result<HostPath, Error> {
+    const FIELD: &str = "root.path";
+    let root = spec.root().as_ref().ok_or_else(|| Error::missing("root"))?;
+    if root.path().as_os_str().is_empty() {
+        return Err(Error::missing(FIELD));
+    }
+    let path = bundle.directory.join(root.path());
+    let unusable = |source| Error::Path {
+        field: FIELD.to_owned(),
+        path: path.clone(),
+        source,
+    };
+    let found = facts.resolve(&path).map_err(unusable)?;
+    match found.source {
+        Source::Directory | Source::Tmpfs { .. } => Ok(found.path),
+        _ => Err(unusable(io::ErrorKind::NotADirectory.into())),
+    }
+}
+
+fn readonly_rootfs(spec: &Spec) -> bool {
+    spec.root()
+        .as_ref()
+        .and_then(|root| root.readonly())
+        .unwrap_or(false)
+}
+
+fn rootfs_propagation(linux: &Linux) -> Result<u64, Error> {
+    let Some(word) = linux
+        .rootfs_propagation()
+        .as_ref()
+        .filter(|word| !word.is_empty())
+    else {
+        return Ok(0);
+    };
+    match Options::parse(std::slice::from_ref(word)).propagation {
+        0 => Err(Error::invalid(
+            "linux.rootfsPropagation",
+            word,
+            "is no propagation",
+        )),
+        propagation => Ok(propagation),
+    }
+}
+
+/// Masked and read-only paths, which runc takes as they are.
+fn paths_in_container(field: &str, paths: &Option<Vec<String>>) -> Result<Vec<String>, Error> {
+    let paths = paths.clone().unwrap_or_default();
+    for path in &paths {
+        if !path.starts_with('/') || path.contains('\0') {
+            return Err(Error::invalid(field, path, "is not absolute"));
+        }
+    }
+    Ok(paths)
+}
+
+fn cgroups_path(linux: &Linux) -> Option<String> {
+    let path = linux
+        .cgroups_path()
+        .as_ref()?
+        .to_string_lossy()
+        .into_owned();
+    (!path.is_empty()).then_some(path)
+}
+
+fn annotations(spec: &Spec) -> BTreeMap<String, String> {
+    spec.annotations()
+        .iter()
+        .flatten()
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
 }

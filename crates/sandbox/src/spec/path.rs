@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use casemate_protocol::paths;
 use serde::{Deserialize, Serialize};
 
 /// An absolute path on the host.
@@ -33,14 +34,14 @@ impl TryFrom<PathBuf> for HostPath {
     type Error = String;
 
     fn try_from(path: PathBuf) -> Result<Self, String> {
-        let message = format!("{}: not an absolute path", path.display());
-        Self::new(path).ok_or(message)
+        Self::new(&path).ok_or_else(|| format!("{}: not an absolute path", path.display()))
     }
 }
 
 impl fmt::Display for HostPath {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.display().fmt(formatter)
+        // A line of an error or log stays one line whatever the path is.
+        self.0.to_string_lossy().escape_debug().fmt(formatter)
     }
 }
 
@@ -51,16 +52,16 @@ pub struct GuestPath(String);
 impl GuestPath {
     /// The root file system of a container.
     pub fn rootfs(container_id: &str) -> Self {
-        Self(casemate_protocol::paths::rootfs(container_id))
+        Self(paths::rootfs(container_id))
     }
 
     /// The n-th volume of a container.
     pub fn volume(container_id: &str, n: usize) -> Self {
-        Self(casemate_protocol::paths::volume(container_id, n))
+        Self(paths::volume(container_id, n))
     }
 
-    /// A device node that the guest kernel makes.
-    pub(crate) fn device(path: &'static str) -> Self {
+    /// A device node that the guest's kernel makes.
+    pub(super) fn device(path: &str) -> Self {
         Self(path.to_owned())
     }
 
@@ -70,8 +71,47 @@ impl GuestPath {
     }
 }
 
-impl fmt::Display for GuestPath {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
+/// `path` inside a container: absolute, without `.`, `..` and doubled slashes.
+/// A relative one is taken from the container's root, and `..` does not lead
+/// above it.
+pub(super) fn in_container(path: &str) -> String {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            name => parts.push(name),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_in_a_container_stays_in_it() {
+        let cases = [
+            ("/a/b", "/a/b"),
+            ("a//b/", "/a/b"),
+            ("/./a/../b", "/b"),
+            ("../../etc", "/etc"),
+            ("/", "/"),
+            ("", "/"),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(in_container(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_host_path_is_absolute_even_from_json() {
+        assert!(HostPath::new("etc").is_none());
+        assert!(serde_json::from_str::<HostPath>("\"etc\"").is_err());
+        let path: HostPath = serde_json::from_str("\"/etc\"").unwrap();
+        assert_eq!(path.join("hosts").as_path(), Path::new("/etc/hosts"));
     }
 }

@@ -1,0 +1,119 @@
+//! The host's part of a container's configuration.
+
+use std::collections::BTreeMap;
+
+use oci_spec::runtime::{Hook, Hooks, LinuxResources, Spec};
+use serde::{Deserialize, Serialize};
+
+use super::{Error, HostPath};
+
+/// What the host does for a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostSpec {
+    /// The root file system: an existing folder without symbolic links in its
+    /// path, to be shared as `paths::rootfs_slot`.
+    pub rootfs: HostPath,
+    /// The container may not write to its root file system. The guest makes it
+    /// read-only after it has made the mount points that are missing in it.
+    pub readonly_rootfs: bool,
+    /// Host folders and files to be shared with the guest beside the rootfs.
+    pub shares: Vec<Share>,
+    /// The sandbox's network namespace.
+    pub network: NetworkNamespace,
+    /// Namespaces of other containers that this one joins.
+    pub joined: Vec<JoinedNamespace>,
+    /// Where the stand-in belongs, as the client wrote it: a path for the fs
+    /// driver, `slice:prefix:name` for the systemd driver.
+    pub cgroups_path: Option<String>,
+    /// Limits of the sandbox's processes on the host, those that name the
+    /// host's processors and disks among them. The limits inside the guest are
+    /// in the guest's part already.
+    pub resources: Option<LinuxResources>,
+    /// All six lists of hooks; each path is absolute.
+    pub hooks: Hooks,
+    /// As the client wrote them.
+    pub annotations: BTreeMap<String, String>,
+    /// Host name of the container.
+    pub hostname: Option<String>,
+    /// The container's process wants a terminal.
+    pub terminal: bool,
+    /// What was asked for and has no effect in a virtual machine, each with its
+    /// reason in one line.
+    pub warnings: Vec<String>,
+}
+
+/// A host folder or file that the guest must see.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// Without symbolic links.
+    pub source: HostPath,
+    /// Path under the sandbox's share, from `paths::volume_slot`.
+    pub slot: String,
+    /// The guest may not write, whatever it does.
+    pub readonly: bool,
+    /// The same holds for mounts below the source (`rro`; `ro` alone leaves
+    /// these as they are).
+    pub readonly_below: bool,
+    /// Mounts below the source are shared as well (`rbind`).
+    pub recursive: bool,
+    /// The source is a file, not a folder.
+    pub is_file: bool,
+}
+
+/// The network namespace in which the sandbox finds its interfaces.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NetworkNamespace {
+    /// The runtime makes one.
+    New,
+    /// The client made one.
+    Path(HostPath),
+}
+
+/// A namespace of another container of the same sandbox that is joined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinedNamespace {
+    /// As config.json names it: "pid", "ipc", "uts" …
+    pub kind: String,
+    /// As config.json has it.
+    pub path: HostPath,
+    /// The container it belongs to, from [`super::HostFacts::container_of`].
+    pub container_id: String,
+}
+
+/// The hooks, each of which must be absolute (runtime spec, "POSIX-platform
+/// Hooks").
+pub(super) fn hooks(spec: &Spec) -> Result<Hooks, Error> {
+    let hooks = spec.hooks().clone().unwrap_or_default();
+    let lists = [
+        ("hooks.prestart", hooks.prestart()),
+        ("hooks.createRuntime", hooks.create_runtime()),
+        ("hooks.createContainer", hooks.create_container()),
+        ("hooks.startContainer", hooks.start_container()),
+        ("hooks.poststart", hooks.poststart()),
+        ("hooks.poststop", hooks.poststop()),
+    ];
+    for (field, list) in lists {
+        for hook in list.iter().flatten() {
+            check_hook(field, hook)?;
+        }
+    }
+    Ok(hooks)
+}
+
+fn check_hook(field: &str, hook: &Hook) -> Result<(), Error> {
+    if !hook.path().is_absolute() {
+        return Err(Error::invalid(
+            field,
+            hook.path().display(),
+            "is not absolute",
+        ));
+    }
+    match hook.timeout() {
+        Some(timeout) if timeout <= 0 => Err(Error::invalid(
+            field,
+            timeout,
+            "is no timeout above 0 seconds",
+        )),
+        _ => Ok(()),
+    }
+}

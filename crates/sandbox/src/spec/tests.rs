@@ -1,0 +1,7 @@
+//! Tests of the split as a whole; those of single conversions are beside them.
+
+mod arbitrary;
+mod fake_host;
+mod golden;
+mod refusals;
+mod seccomp;

@@ -36,16 +36,23 @@ const MAKE: &str = "
 
 /// Looks at them from outside.
 fn check_made(folder: &Path) -> Result<()> {
-    let meta = |name: &str| fs::symlink_metadata(folder.join(name)).with_context(|| name.to_owned());
+    let meta =
+        |name: &str| fs::symlink_metadata(folder.join(name)).with_context(|| name.to_owned());
     let mode = |name: &str| -> Result<u32> { Ok(meta(name)?.mode() & 0o7777) };
     let file = meta("file")?;
     ensure!(fs::read_to_string(folder.join("file"))? == "plain\n");
-    ensure!((file.uid(), file.gid(), mode("file")?) == (1234, 2345, 0o640), "{file:?}");
+    ensure!(
+        (file.uid(), file.gid(), mode("file")?) == (1234, 2345, 0o640),
+        "{file:?}"
+    );
     ensure!(mode("suid")? == 0o4755, "suid is {:o}", mode("suid")?);
     ensure!(mode("folder")? == 0o1777 && meta("folder")?.uid() == 0);
     ensure!(fs::read_to_string(folder.join("folder/deep"))? == "deep");
     ensure!(fs::read_link(folder.join("symbolic"))? == PathBuf::from("file"));
-    ensure!(meta("hard")?.ino() == file.ino() && file.nlink() == 2, "{file:?}");
+    ensure!(
+        meta("hard")?.ino() == file.ino() && file.nlink() == 2,
+        "{file:?}"
+    );
     ensure!(meta("fifo")?.file_type().is_fifo() && mode("fifo")? == 0o600);
     let attribute = |name: &str, key: &str| xattr::get(folder.join(name), key);
     ensure!(attribute("file", "user.colour")?.as_deref() == Some(b"green".as_slice()));
@@ -65,14 +72,21 @@ fn written_to_a_volume(host: &Host) -> Result<()> {
 /// The container's own root is on the host as long as the container is.
 fn written_to_the_root(host: &Host) -> Result<()> {
     let podman = Podman::new(host)?;
-    let script = format!("mkdir /made; cd /made; {MAKE} rm /etc/debian_version; echo changed >/etc/issue");
+    let script =
+        format!("mkdir /made; cd /made; {MAKE} rm /etc/debian_version; echo changed >/etc/issue");
     let name = host.new_id();
-    podman.run(["--name", &name, DEBIAN, "sh", "-ec", &script])?.run()?.ok()?;
+    podman
+        .run(["--name", &name, DEBIAN, "sh", "-ec", &script])?
+        .run()?
+        .ok()?;
     let upper = PathBuf::from(podman.inspect(&name, "{{.GraphDriver.Data.UpperDir}}")?);
     check_made(&upper.join("made"))?;
     ensure!(fs::read_to_string(upper.join("etc/issue"))? == "changed\n");
     let changes = podman.command(["diff", &name])?.run()?.ok()?;
-    ensure!(changes.text().contains("D /etc/debian_version"), "{changes}");
+    ensure!(
+        changes.text().contains("D /etc/debian_version"),
+        "{changes}"
+    );
     podman.command(["rm", &name])?.run()?.ok()?;
     Ok(())
 }
@@ -80,7 +94,11 @@ fn written_to_the_root(host: &Host) -> Result<()> {
 /// The container sees owner, mode, attributes and kind of what the host made.
 fn read_from_the_host(host: &Host) -> Result<()> {
     let data = host.new_folder("data")?;
-    host.command("sh").args(["-ec", MAKE_ON_HOST]).folder(&data).run()?.ok()?;
+    host.command("sh")
+        .args(["-ec", MAKE_ON_HOST])
+        .folder(&data)
+        .run()?
+        .ok()?;
     xattr::set(data.join("file"), "user.colour", b"green")?;
     let script = "stat -c '%n %a %u:%g %s %F %h %Y' file folder fifo symbolic; readlink symbolic; cat file hard; \
                   getfattr --only-values -n user.colour file";
@@ -111,7 +129,9 @@ fn changes_of_the_host(host: &Host) -> Result<()> {
         .limit(Duration::from_secs(30))
         .start()?;
     let ready = data.join("ready");
-    wait::until_true("the container to be ready", Duration::from_secs(20), || Ok(ready.exists()))?;
+    wait::until_true("the container to be ready", Duration::from_secs(20), || {
+        Ok(ready.exists())
+    })?;
     fs::write(data.join("word"), "second\n")?;
     fs::write(data.join("new"), "news\n")?;
     fs::remove_file(data.join("gone"))?;
@@ -131,7 +151,10 @@ fn renamed_and_removed(host: &Host) -> Result<()> {
     let data = host.new_folder("data")?;
     let text = in_volume(host, &data, DEBIAN, script)?;
     ensure!(text == "1\n3\n3\nopen\nstill\nnot empty", "{text}");
-    let mut names: Vec<_> = fs::read_dir(&data)?.flatten().map(|entry| entry.file_name()).collect();
+    let mut names: Vec<_> = fs::read_dir(&data)?
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
     names.sort();
     ensure!(names == ["b", "full", "h"], "{names:?}");
     Ok(())
@@ -146,7 +169,11 @@ fn truncated_and_appended(host: &Host) -> Result<()> {
     let data = host.new_folder("data")?;
     let text = in_volume(host, &data, DEBIAN, script)?;
     ensure!(text == "10\nend\n0\n200\n0123AB6789 5242880", "{text}");
-    ensure!(fs::read_to_string(data.join("log"))?.lines().all(|line| line.len() == 5));
+    ensure!(
+        fs::read_to_string(data.join("log"))?
+            .lines()
+            .all(|line| line.len() == 5)
+    );
     Ok(())
 }
 
@@ -187,7 +214,10 @@ fn many_small_files(host: &Host) -> Result<()> {
     let script = "mkdir d; for i in $(seq 500); do echo $i >d/$i; done; ls d | wc -l; cat d/* | sort -n | md5sum; rm -r d/1*; ls d | wc -l";
     let data = host.new_folder("data")?;
     let text = in_volume(host, &data, BUSYBOX, script)?;
-    ensure!(text == "500\n5705e3c0d0044b724281f9bcc7520d3a  -\n389", "{text}");
+    ensure!(
+        text == "500\n5705e3c0d0044b724281f9bcc7520d3a  -\n389",
+        "{text}"
+    );
     ensure!(fs::read_dir(data.join("d"))?.count() == 389);
     Ok(())
 }

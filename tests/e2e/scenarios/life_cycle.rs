@@ -46,30 +46,62 @@ fn states(host: &Host) -> Result<()> {
     ensure!(quiet.text() == container.id, "{quiet}");
     drop(container.streams().stdin.take());
     ensure!(container.wait(SOON)? == Exit::Code(3));
-    wait::until_true("the status `stopped`", SOON, || Ok(container.status()? == "stopped"))?;
+    wait::until_true("the status `stopped`", SOON, || {
+        Ok(container.status()? == "stopped")
+    })?;
     let stopped = container.state()?;
     ensure!(stopped["pid"] == 0, "{stopped}");
     ensure!(stopped["created"] == created["created"], "{stopped}");
     container.delete()?;
     let gone = host.oci(&["state", &container.id]).run()?.exits(1)?;
     contains(&one_clear_line(&gone)?, "does not exist")?;
-    ensure!(host.oci(&["list", "--format", "json"]).run()?.ok()?.text().trim() == "null"
-        || self::listed(host)?.is_empty());
+    ensure!(
+        host.oci(&["list", "--format", "json"])
+            .run()?
+            .ok()?
+            .text()
+            .trim()
+            == "null"
+            || self::listed(host)?.is_empty()
+    );
     Ok(())
 }
 
-fn expect_state(state: &Value, container: &Container<'_>, bundle: &Bundle, status: &str) -> Result<()> {
-    const KEYS: [&str; 8] = ["bundle", "created", "id", "ociVersion", "owner", "pid", "rootfs", "status"];
+fn expect_state(
+    state: &Value,
+    container: &Container<'_>,
+    bundle: &Bundle,
+    status: &str,
+) -> Result<()> {
+    const KEYS: [&str; 8] = [
+        "bundle",
+        "created",
+        "id",
+        "ociVersion",
+        "owner",
+        "pid",
+        "rootfs",
+        "status",
+    ];
     let object = state.as_object().context("an object")?;
     let mut keys: Vec<&str> = object.keys().map(String::as_str).collect();
     keys.sort_unstable();
     ensure!(keys == KEYS, "{state}");
     ensure!(state["status"] == status, "{status} was expected: {state}");
-    ensure!(state["id"] == container.id.as_str() && state["pid"] == container.pid, "{state}");
+    ensure!(
+        state["id"] == container.id.as_str() && state["pid"] == container.pid,
+        "{state}"
+    );
     ensure!(state["bundle"] == bundle.path(), "{state}");
-    ensure!(state["rootfs"] == bundle.dir.join("rootfs").to_string_lossy().as_ref(), "{state}");
+    ensure!(
+        state["rootfs"] == bundle.dir.join("rootfs").to_string_lossy().as_ref(),
+        "{state}"
+    );
     let created = state["created"].as_str().unwrap_or_default();
-    ensure!(created.starts_with("20") && created.ends_with('Z'), "{state}");
+    ensure!(
+        created.starts_with("20") && created.ends_with('Z'),
+        "{state}"
+    );
     Ok(())
 }
 
@@ -82,7 +114,8 @@ fn listed(host: &Host) -> Result<Vec<Value>> {
 /// Nothing of the container runs before `start`.
 fn create_waits(host: &Host) -> Result<()> {
     let data = host.new_folder("data")?;
-    let bundle = Bundle::new(host, &["touch", "/data/ran"])?.bind(&data.to_string_lossy(), "/data")?;
+    let bundle =
+        Bundle::new(host, &["touch", "/data/ran"])?.bind(&data.to_string_lossy(), "/data")?;
     let container = Container::create(host, &bundle)?;
     std::thread::sleep(Duration::from_millis(300));
     ensure!(!data.join("ran").exists(), "the process ran before start");
@@ -134,11 +167,16 @@ fn killed(host: &Host) -> Result<()> {
 fn kill_after_the_end(host: &Host) -> Result<()> {
     let container = Container::run(host, &Bundle::new(host, &["true"])?)?;
     ensure!(container.wait(SOON)? == Exit::Code(0));
-    wait::until_true("the status `stopped`", SOON, || Ok(container.status()? == "stopped"))?;
+    wait::until_true("the status `stopped`", SOON, || {
+        Ok(container.status()? == "stopped")
+    })?;
     let refused = container.kill("TERM")?.exits(1)?;
     // containerd tells "gone already" from a failure by these words.
     let line = one_clear_line(&refused)?;
-    ensure!(line.contains("container not running") || line.contains("process already finished"), "{line}");
+    ensure!(
+        line.contains("container not running") || line.contains("process already finished"),
+        "{line}"
+    );
     container.delete()
 }
 
@@ -166,7 +204,9 @@ fn delete_unknown(host: &Host) -> Result<()> {
 fn duplicate_id(host: &Host) -> Result<()> {
     let bundle = Bundle::new(host, &["sleep", "1000"])?;
     let first = Container::create(host, &bundle)?;
-    let second = casemate_e2e::container::create_command(host, &bundle, &first.id).run()?.exits(1)?;
+    let second = casemate_e2e::container::create_command(host, &bundle, &first.id)
+        .run()?
+        .exits(1)?;
     contains(&one_clear_line(&second)?, "already exists")?;
     ensure!(first.status()? == "created");
     first.start()?;
@@ -189,7 +229,12 @@ fn run_in_the_foreground(host: &Host) -> Result<()> {
     let bundle = Bundle::new(host, &["sh", "-c", "cat; echo err >&2; exit 9"])?;
     let id = host.new_id();
     // Without --bundle the bundle is the current folder.
-    let run = host.oci(&["run", &id]).folder(&bundle.dir).input("through\n").run()?.exits(9)?;
+    let run = host
+        .oci(&["run", &id])
+        .folder(&bundle.dir)
+        .input("through\n")
+        .run()?
+        .exits(9)?;
     ensure!(run.text() == "through" && run.errors() == "err", "{run}");
     host.oci(&["state", &id]).run()?.exits(1)?;
     Ok(())
@@ -208,7 +253,8 @@ fn run_detached(host: &Host) -> Result<()> {
     let state = host.oci(&["state", &id]).run()?.ok()?;
     let state: Value = serde_json::from_slice(&state.stdout)?;
     ensure!(state["status"] == "running", "{state}");
-    ensure!(state["pid"].to_string() == fs::read_to_string(pid_file)?, "{state}");
+    let pid: i32 = fs::read_to_string(pid_file)?.parse()?;
+    ensure!(state["pid"] == pid, "{state}");
     host.oci(&["delete", "--force", &id]).run()?.ok()?;
     run.output_ended()
 }
@@ -217,8 +263,12 @@ fn run_detached(host: &Host) -> Result<()> {
 fn forwarded_signals(host: &Host) -> Result<()> {
     let script = "trap 'exit 21' TERM; echo ready; while :; do sleep 0.05; done";
     let bundle = Bundle::new(host, &["sh", "-c", script])?;
-    let run = host.oci(&["run", "--bundle", bundle.path(), &host.new_id()]).start()?;
-    wait::until_true("the container to be ready", Duration::from_secs(30), || Ok(run.written() == b"ready\n"))?;
+    let run = host
+        .oci(&["run", "--bundle", bundle.path(), &host.new_id()])
+        .start()?;
+    wait::until_true("the container to be ready", Duration::from_secs(30), || {
+        Ok(run.written() == b"ready\n")
+    })?;
     run.signal(Signal::SIGTERM)?;
     run.finish()?.exits(21)?;
     Ok(())
@@ -230,13 +280,28 @@ fn other_root(host: &Host) -> Result<()> {
     let root = root.to_string_lossy();
     let bundle = Bundle::new(host, &["sleep", "1000"])?;
     let id = host.new_id();
-    let mut run = host.oci(&["--root", &root, "run", "--detach", "--bundle", bundle.path(), &id]).start()?;
+    let mut run = host
+        .oci(&[
+            "--root",
+            &root,
+            "run",
+            "--detach",
+            "--bundle",
+            bundle.path(),
+            &id,
+        ])
+        .start()?;
     ensure!(run.exit()? == Exit::Code(0));
     ensure!(fs::read_dir(&*root)?.count() > 0, "nothing is in {root}");
     host.oci(&["state", &id]).run()?.exits(1)?;
-    host.oci(&["--root", &root, "delete", "--force", &id]).run()?.ok()?;
+    host.oci(&["--root", &root, "delete", "--force", &id])
+        .run()?
+        .ok()?;
     run.output_ended()?;
-    let left: Vec<_> = fs::read_dir(&*root)?.flatten().map(|entry| entry.path()).collect();
+    let left: Vec<_> = fs::read_dir(&*root)?
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
     ensure!(left.is_empty(), "left behind: {left:?}");
     Ok(())
 }
@@ -247,7 +312,10 @@ fn annotations(host: &Host) -> Result<()> {
     })?;
     let container = Container::create(host, &bundle)?;
     let state = container.state()?;
-    ensure!(state["annotations"]["org.example.purpose"] == "siege", "{state}");
+    ensure!(
+        state["annotations"]["org.example.purpose"] == "siege",
+        "{state}"
+    );
     container.start()?;
     container.end(0)?;
     Ok(())

@@ -5,14 +5,20 @@ use std::process::ExitCode;
 
 mod bad_input;
 mod command_line;
+mod engine;
 mod files;
+mod insight;
+mod kill_matrix;
 mod life_cycle;
+mod many;
 mod run;
 mod sight;
 mod streams;
+mod suite;
 
 fn main() -> ExitCode {
     casemate_e2e::main(vec![
+        ("suite", suite::scenarios()),
         ("run", run::scenarios()),
         ("streams", streams::scenarios()),
         ("sight", sight::scenarios()),
@@ -20,5 +26,9 @@ fn main() -> ExitCode {
         ("life_cycle", life_cycle::scenarios()),
         ("command_line", command_line::scenarios()),
         ("bad_input", bad_input::scenarios()),
+        ("engine", engine::scenarios()),
+        ("kill_matrix", kill_matrix::scenarios()),
+        ("insight", insight::scenarios()),
+        ("many", many::scenarios()),
     ])
 }

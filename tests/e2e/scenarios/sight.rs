@@ -48,7 +48,10 @@ fn seen(host: &Host, flags: &[&str], command: &[&str]) -> Result<String> {
 }
 
 fn raw(podman: &Podman<'_>, flags: &[&str], command: &[&str]) -> Result<String> {
-    let arguments = ["--rm", "--hostname=fort"].iter().chain(flags).chain(command);
+    let arguments = ["--rm", "--hostname=fort"]
+        .iter()
+        .chain(flags)
+        .chain(command);
     Ok(podman.run(arguments)?.run()?.ok()?.text())
 }
 
@@ -63,7 +66,10 @@ fn defaults(host: &Host) -> Result<()> {
     );
     let text = seen(host, &[], &[BUSYBOX, "sh", "-c", &script])?;
     contains(&text, "uid=0(root) gid=0(root)")?;
-    ensure!(field(&text, "Seccomp:")? == "2", "no seccomp filter\n{text}");
+    ensure!(
+        field(&text, "Seccomp:")? == "2",
+        "no seccomp filter\n{text}"
+    );
     ensure!(field(&text, "NoNewPrivs:")? == "0", "{text}");
     Ok(())
 }
@@ -80,7 +86,11 @@ fn capabilities_by_name(host: &Host) -> Result<()> {
 fn mount_table(host: &Host) -> Result<()> {
     let data = host.new_folder("data")?;
     let bind = volume(&data, "/data:ro");
-    let flags = [bind.as_str(), "--tmpfs=/scratch:size=1m,mode=0750", "--shm-size=2m"];
+    let flags = [
+        bind.as_str(),
+        "--tmpfs=/scratch:size=1m,mode=0750",
+        "--shm-size=2m",
+    ];
     let ours = mount_table::seen(&Podman::new(host)?, &flags)?;
     ours.has("/data", &["ro"])?;
     ours.has("/proc", &["nosuid", "nodev", "noexec"])?;
@@ -103,7 +113,11 @@ fn devices(host: &Host) -> Result<()> {
 fn user_by_number(host: &Host) -> Result<()> {
     let script = format!("id -u; id -g; id -G; {STATUS}; echo $HOME; touch /etc/x 2>&1");
     let flags = ["--user=1234:2345", "--group-add=777"];
-    let text = seen(host, &flags, &[DEBIAN, "sh", "-c", &format!("{script} || true")])?;
+    let text = seen(
+        host,
+        &flags,
+        &[DEBIAN, "sh", "-c", &format!("{script} || true")],
+    )?;
     contains(&text, "1234\n2345\n2345 777")?;
     ensure!(field(&text, "CapEff:")? == "0000000000000000", "{text}");
     contains(&text, "Permission denied")
@@ -111,15 +125,29 @@ fn user_by_number(host: &Host) -> Result<()> {
 
 fn user_by_name(host: &Host) -> Result<()> {
     let flags = ["--user=www-data:mail", "--group-add=tty"];
-    let text = seen(host, &flags, &[DEBIAN, "sh", "-c", "id; echo $HOME; whoami"])?;
+    let text = seen(
+        host,
+        &flags,
+        &[DEBIAN, "sh", "-c", "id; echo $HOME; whoami"],
+    )?;
     contains(&text, "uid=33(www-data) gid=8(mail)")?;
     contains(&text, "5(tty)")
 }
 
 fn environment(host: &Host) -> Result<()> {
-    let flags = ["--env=LETTER=ä b\"c", "--env=EMPTY=", "--workdir=/var/tmp", "--umask=0027", "--entrypoint=/bin/sh"];
+    let flags = [
+        "--env=LETTER=ä b\"c",
+        "--env=EMPTY=",
+        "--workdir=/var/tmp",
+        "--umask=0027",
+        "--entrypoint=/bin/sh",
+    ];
     let script = "env | sort; pwd; umask; touch /f; stat -c %a /f; hostname; cat /proc/sys/kernel/domainname; echo $0 $@";
-    let text = seen(host, &flags, &[BUSYBOX, "-c", script, "zero", "one two", ""])?;
+    let text = seen(
+        host,
+        &flags,
+        &[BUSYBOX, "-c", script, "zero", "one two", ""],
+    )?;
     contains(&text, "LETTER=ä b\"c")?;
     contains(&text, "/var/tmp\n0027\n640\nfort")?;
     contains(&text, "zero one two")
@@ -138,7 +166,10 @@ fn temporary_file_systems(host: &Host) -> Result<()> {
                   head -c 3000000 /dev/zero >/dev/shm/f; stat -c %s /dev/shm/f";
     let flags = ["--tmpfs=/scratch:size=1m,mode=0750", "--shm-size=2m"];
     let text = seen(host, &flags, &[BUSYBOX, "sh", "-c", script])?;
-    contains(&text, "750 0:0 /scratch\n1024 /scratch\n2048 /dev/shm\n1048576\ntmpfs\n2097152")
+    contains(
+        &text,
+        "750 0:0 /scratch\n1024 /scratch\n2048 /dev/shm\n1048576\ntmpfs\n2097152",
+    )
 }
 
 /// Host folders, host files and named volumes, writable or not.
@@ -146,17 +177,31 @@ fn volumes(host: &Host) -> Result<()> {
     let data = host.new_folder("data")?;
     fs::write(data.join("greeting"), "from the host\n")?;
     let file = volume(data.join("greeting"), "/etc/greeting:ro");
-    let flags = [volume(&data, "/data"), volume(&data, "/fixed:ro"), file, volume("cellar", "/cellar")];
+    let flags = [
+        volume(&data, "/data"),
+        volume(&data, "/fixed:ro"),
+        file,
+        volume("cellar", "/cellar"),
+    ];
     let script = "cat /data/greeting /fixed/greeting /etc/greeting; echo back >/data/answer; \
                   touch /fixed/x 2>&1; (echo x >/etc/greeting) 2>&1; echo wine >/cellar/bottle; rm /data/greeting";
     let podman = Podman::new(host)?;
     let arguments = ["--rm"].into_iter().chain(flags.iter().map(String::as_str));
-    let run = podman.run(arguments.clone().chain([BUSYBOX, "sh", "-c", script]))?.run()?.ok()?;
+    let run = podman
+        .run(arguments.clone().chain([BUSYBOX, "sh", "-c", script]))?
+        .run()?
+        .ok()?;
     ensure!(run.text().matches("from the host").count() == 3, "{run}");
-    ensure!(run.text().matches("Read-only file system").count() == 2, "{run}");
+    ensure!(
+        run.text().matches("Read-only file system").count() == 2,
+        "{run}"
+    );
     ensure!(fs::read_to_string(data.join("answer"))? == "back\n");
     ensure!(!data.join("greeting").exists());
-    let again = podman.run(["--rm", &flags[3], BUSYBOX, "cat", "/cellar/bottle"])?.run()?.ok()?;
+    let again = podman
+        .run(["--rm", &flags[3], BUSYBOX, "cat", "/cellar/bottle"])?
+        .run()?
+        .ok()?;
     ensure!(again.text() == "wine", "{again}");
     podman.command(["volume", "rm", "cellar"])?.run()?.ok()?;
     Ok(())
@@ -164,8 +209,13 @@ fn volumes(host: &Host) -> Result<()> {
 
 fn dropped_capabilities(host: &Host) -> Result<()> {
     let flags = ["--cap-drop=ALL", "--cap-add=NET_RAW,CHOWN"];
-    let script = format!("{STATUS}; capsh --print; touch /f; chown 7 /f && echo owned; chroot / true 2>&1");
-    let text = seen(host, &flags, &[DEBIAN, "sh", "-c", &format!("{script} || true")])?;
+    let script =
+        format!("{STATUS}; capsh --print; touch /f; chown 7 /f && echo owned; chroot / true 2>&1");
+    let text = seen(
+        host,
+        &flags,
+        &[DEBIAN, "sh", "-c", &format!("{script} || true")],
+    )?;
     ensure!(field(&text, "CapEff:")? == "0000000000002001", "{text}");
     contains(&text, "owned")?;
     contains(&text, "Operation not permitted")
@@ -212,7 +262,12 @@ fn no_new_privileges(host: &Host) -> Result<()> {
 }
 
 fn limits(host: &Host) -> Result<()> {
-    let flags = ["--ulimit=nofile=512:1024", "--ulimit=nproc=3000:4000", "--ulimit=core=0", "--ulimit=cpu=77"];
+    let flags = [
+        "--ulimit=nofile=512:1024",
+        "--ulimit=nproc=3000:4000",
+        "--ulimit=core=0",
+        "--ulimit=cpu=77",
+    ];
     let script = "grep -E 'open files|processes|core file|cpu time' /proc/self/limits; ulimit -n; ulimit -Hn";
     let text = seen(host, &flags, &[BUSYBOX, "sh", "-c", script])?;
     ensure!(text.ends_with("512\n1024"), "{text}");
@@ -220,7 +275,11 @@ fn limits(host: &Host) -> Result<()> {
 }
 
 fn kernel_parameters(host: &Host) -> Result<()> {
-    let flags = ["--sysctl=net.ipv4.ip_forward=1", "--sysctl=kernel.msgmax=4242", "--sysctl=net.core.somaxconn=333"];
+    let flags = [
+        "--sysctl=net.ipv4.ip_forward=1",
+        "--sysctl=kernel.msgmax=4242",
+        "--sysctl=net.core.somaxconn=333",
+    ];
     let script = "cd /proc/sys; cat net/ipv4/ip_forward kernel/msgmax net/core/somaxconn";
     let text = seen(host, &flags, &[BUSYBOX, "sh", "-c", script])?;
     ensure!(text == "1\n4242\n333", "{text}");
@@ -231,14 +290,20 @@ fn kernel_parameters(host: &Host) -> Result<()> {
 fn init(host: &Host) -> Result<()> {
     let script = "tr '\\0' '\\n' </proc/1/cmdline | head -n 1; sh -c 'sleep 0.2 &'; sleep 1; ps -o stat,comm | grep -c '^Z'; exit 5";
     let podman = Podman::new(host)?;
-    let run = podman.run(["--rm", "--init", BUSYBOX, "sh", "-c", script])?.run()?.exits(5)?;
+    let run = podman
+        .run(["--rm", "--init", BUSYBOX, "sh", "-c", script])?
+        .run()?
+        .exits(5)?;
     ensure!(run.text() == "/run/podman-init\n0", "{run}");
     Ok(())
 }
 
 /// A device under another name, and one that may only be read.
 fn extra_devices(host: &Host) -> Result<()> {
-    let flags = ["--device=/dev/zero:/dev/nought", "--device=/dev/kmsg:/dev/messages:r"];
+    let flags = [
+        "--device=/dev/zero:/dev/nought",
+        "--device=/dev/kmsg:/dev/messages:r",
+    ];
     let script = "head -c 2 /dev/nought | xxd -p; (echo x >/dev/messages) 2>&1; \
                   stat -c '%n %F %t,%T' /dev/nought /dev/messages";
     let text = seen(host, &flags, &[BUSYBOX, "sh", "-c", script])?;
@@ -250,15 +315,25 @@ fn extra_devices(host: &Host) -> Result<()> {
 /// The first of the files that exists: cgroup v2 and v1 name it differently.
 fn limit_of(host: &Host, flags: &[&str], files: [&str; 2], script: &str) -> Result<String> {
     let [v2, v1] = files;
-    let script = format!("cat /sys/fs/cgroup/{v2} 2>/dev/null || cat /sys/fs/cgroup/{v1}; {script}");
-    let arguments = ["--rm"].iter().chain(flags).copied().chain([BUSYBOX, "sh", "-c", &script]);
+    let script =
+        format!("cat /sys/fs/cgroup/{v2} 2>/dev/null || cat /sys/fs/cgroup/{v1}; {script}");
+    let arguments = ["--rm"]
+        .iter()
+        .chain(flags)
+        .copied()
+        .chain([BUSYBOX, "sh", "-c", &script]);
     let run = Podman::new(host)?.run(arguments)?.run()?.ok()?;
     Ok(format!("{}\n{}", run.text(), run.errors()))
 }
 
 fn process_limit(host: &Host) -> Result<()> {
     let script = "sh -c 'for i in $(seq 40); do sleep 3 & done' || true";
-    let text = limit_of(host, &["--pids-limit=20"], ["pids.max", "pids/pids.max"], script)?;
+    let text = limit_of(
+        host,
+        &["--pids-limit=20"],
+        ["pids.max", "pids/pids.max"],
+        script,
+    )?;
     ensure!(text.starts_with("20\n"), "{text}");
     contains(&text, "can't fork")
 }
@@ -278,17 +353,25 @@ fn hidden_paths(host: &Host) -> Result<()> {
                   for f in /proc/acpi /proc/scsi /sys/firmware; do ls $f 2>/dev/null; done; \
                   for f in /proc/sys/kernel/panic /proc/sysrq-trigger /sys/kernel/uevent_helper; do \
                   (echo 1 >$f) 2>&1 | grep -o 'Read-only file system'; done; mount -t tmpfs none /tmp 2>&1 | grep -c denied";
-    let run = Podman::new(host)?.run(["--rm", BUSYBOX, "sh", "-c", script])?.run()?;
+    let run = Podman::new(host)?
+        .run(["--rm", BUSYBOX, "sh", "-c", script])?
+        .run()?;
     let text = run.text();
     ensure!(text.matches("Read-only").count() >= 2, "{run}");
-    ensure!(text.lines().all(|line| matches!(line, "0" | "1" | "Read-only file system")), "{run}");
+    ensure!(
+        text.lines()
+            .all(|line| matches!(line, "0" | "1" | "Read-only file system")),
+        "{run}"
+    );
     Ok(())
 }
 
 /// All capabilities that the client asks for, no filter, nothing hidden.
 fn privileged(host: &Host) -> Result<()> {
-    let script = format!("{STATUS}; mount -t tmpfs none /tmp && echo mounted; \
-                          echo 1 >/proc/sys/net/ipv4/ip_forward && echo set; test -w /sys && echo writable");
+    let script = format!(
+        "{STATUS}; mount -t tmpfs none /tmp && echo mounted; \
+                          echo 1 >/proc/sys/net/ipv4/ip_forward && echo set; test -w /sys && echo writable"
+    );
     let text = seen(host, &["--privileged"], &[BUSYBOX, "sh", "-c", &script])?;
     ensure!(field(&text, "Seccomp:")? == "0", "{text}");
     ensure!(text.ends_with("mounted\nset\nwritable"), "{text}");

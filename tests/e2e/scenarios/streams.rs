@@ -6,21 +6,39 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use casemate_e2e::{BUSYBOX, Bundle, Container, Host, Podman, Scenario, processes, scenarios, wait};
+use casemate_e2e::{
+    BUSYBOX, Bundle, Container, Host, Podman, Scenario, processes, scenarios, wait,
+};
 use sha2::{Digest, Sha256};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    scenarios![echo_64_mib, half_close, closed_input, dialogue, back_pressure, podman_back_pressure]
+    scenarios![
+        echo_64_mib,
+        half_close,
+        closed_input,
+        dialogue,
+        back_pressure,
+        podman_back_pressure
+    ]
 }
 
 /// 64 MiB that go in come out unchanged.
 fn echo_64_mib(host: &Host) -> Result<()> {
     let bytes = noise(64 << 20);
     let expected = Sha256::digest(&bytes);
-    let run = Podman::new(host)?.run(["--rm", "-i", BUSYBOX, "cat"])?.input(bytes);
+    let run = Podman::new(host)?
+        .run(["--rm", "-i", BUSYBOX, "cat"])?
+        .input(bytes);
     let run = run.limit(Duration::from_secs(120)).run()?.ok()?;
-    ensure!(run.stdout.len() == 64 << 20, "{} bytes came back", run.stdout.len());
-    ensure!(Sha256::digest(&run.stdout) == expected, "other bytes came back");
+    ensure!(
+        run.stdout.len() == 64 << 20,
+        "{} bytes came back",
+        run.stdout.len()
+    );
+    ensure!(
+        Sha256::digest(&run.stdout) == expected,
+        "other bytes came back"
+    );
     Ok(())
 }
 
@@ -56,7 +74,8 @@ fn closed_input(host: &Host) -> Result<()> {
 }
 
 /// Writes 64 KiB at a time and counts in a file that the host sees.
-const WRITER: &str = "i=0; while head -c 65536 /dev/zero; do i=$((i+1)); echo $i > /data/count; done";
+const WRITER: &str =
+    "i=0; while head -c 65536 /dev/zero; do i=$((i+1)); echo $i > /data/count; done";
 
 /// Nobody who waits for a slow reader may keep more than this, in blocks of
 /// 64 KiB: pipes, sockets and buffers of every program on the way.
@@ -65,10 +84,15 @@ const MOST_BLOCKS: u64 = 1024;
 /// A reader that stops stops the writer, and nobody between them hoards.
 fn back_pressure(host: &Host) -> Result<()> {
     let data = host.new_folder("data")?;
-    let bundle = Bundle::new(host, &["sh", "-c", WRITER])?.bind(&data.to_string_lossy(), "/data")?;
+    let bundle =
+        Bundle::new(host, &["sh", "-c", WRITER])?.bind(&data.to_string_lossy(), "/data")?;
     let mut container = Container::create_with(host, &bundle, |create| create.output_by_hand())?;
     container.start()?;
-    let mut output = container.streams().stdout.take().context("the container's output")?;
+    let mut output = container
+        .streams()
+        .stdout
+        .take()
+        .context("the container's output")?;
     stops_and_goes_on(host, &data, &mut output)?;
     container.kill("KILL")?.ok()?;
     drop(output);
@@ -82,7 +106,17 @@ fn podman_back_pressure(host: &Host) -> Result<()> {
     let volume = casemate_e2e::podman::volume(&data, "/data");
     let podman = Podman::new(host)?;
     let name = host.new_id();
-    let arguments = ["--rm", "--log-driver=none", &volume, "--name", &name, BUSYBOX, "sh", "-c", WRITER];
+    let arguments = [
+        "--rm",
+        "--log-driver=none",
+        &volume,
+        "--name",
+        &name,
+        BUSYBOX,
+        "sh",
+        "-c",
+        WRITER,
+    ];
     let mut run = podman.run(arguments)?.output_by_hand().start()?;
     let mut output = run.stdout.take().context("podman's output")?;
     stops_and_goes_on(host, &data, &mut output)?;
@@ -96,11 +130,16 @@ fn podman_back_pressure(host: &Host) -> Result<()> {
 
 fn stops_and_goes_on(host: &Host, data: &Path, output: &mut impl Read) -> Result<()> {
     let stopped_at = standstill(data)?;
-    ensure!(stopped_at < MOST_BLOCKS, "{stopped_at} blocks were taken from a writer nobody reads");
+    ensure!(
+        stopped_at < MOST_BLOCKS,
+        "{stopped_at} blocks were taken from a writer nobody reads"
+    );
     hoards_nothing(host)?;
     let mut bytes = vec![0; 4 << 20];
     output.read_exact(&mut bytes)?;
-    wait::until_true("the writer goes on", Duration::from_secs(10), || Ok(count(data) > stopped_at))?;
+    wait::until_true("the writer goes on", Duration::from_secs(10), || {
+        Ok(count(data) > stopped_at)
+    })?;
     ensure!(bytes.iter().all(|byte| *byte == 0), "other bytes came");
     Ok(())
 }
@@ -125,11 +164,21 @@ fn count(data: &Path) -> u64 {
 /// No process of the runtime has taken much memory of its own.
 fn hoards_nothing(host: &Host) -> Result<()> {
     let name = host.runtime.kind.to_string();
-    for process in processes::ours().iter().filter(|process| process.program() == name) {
+    for process in processes::ours()
+        .iter()
+        .filter(|process| process.program() == name)
+    {
         let status = fs::read_to_string(format!("/proc/{}/status", process.pid))?;
-        let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-        let kib = anonymous.and_then(|line| line.split_whitespace().next()).unwrap_or("0");
-        ensure!(kib.parse::<u64>()? < 64 << 10, "{process} has taken {kib} KiB");
+        let anonymous = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"));
+        let kib = anonymous
+            .and_then(|line| line.split_whitespace().next())
+            .unwrap_or("0");
+        ensure!(
+            kib.parse::<u64>()? < 64 << 10,
+            "{process} has taken {kib} KiB"
+        );
     }
     Ok(())
 }
@@ -148,7 +197,10 @@ fn dialogue(host: &Host) -> Result<()> {
         writeln!(input, "{word}")?;
         let mut answer = vec![0; word.len() + 3];
         output.read_exact(&mut answer)?;
-        ensure!(answer == format!("<{word}>\n").as_bytes(), "{word} was answered wrongly");
+        ensure!(
+            answer == format!("<{word}>\n").as_bytes(),
+            "{word} was answered wrongly"
+        );
     }
     drop(input);
     let mut rest = String::new();

@@ -62,7 +62,9 @@ impl Bundle {
 
     /// The cgroup that the configuration names.
     pub fn cgroup(&self) -> &str {
-        self.spec["linux"]["cgroupsPath"].as_str().unwrap_or_default()
+        self.spec["linux"]["cgroupsPath"]
+            .as_str()
+            .unwrap_or_default()
     }
 }
 

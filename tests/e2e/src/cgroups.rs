@@ -43,3 +43,12 @@ pub fn remove(parent: &str) {
         let _ = fs::remove_dir(folder);
     }
 }
+
+/// Makes a cgroup in one of the hierarchies.
+pub fn create(path: &str) -> std::io::Result<PathBuf> {
+    let root = Path::new(ROOT);
+    let v1 = root.join("pids");
+    let folder = if v1.is_dir() { v1 } else { root.to_owned() }.join(path);
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
+}

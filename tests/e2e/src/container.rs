@@ -47,9 +47,20 @@ impl<'h> Container<'h> {
             bail!("create has failed\n{}", streams.finish()?);
         }
         let text = fs::read_to_string(&pid_file).with_context(|| pid_file.display().to_string())?;
-        let pid = text.parse().with_context(|| format!("the pid file holds {text:?}"))?;
-        host.note(format!("$ create {id}: pid {pid} after {:.2?}", since.elapsed()));
-        Ok(Container { host, id, pid, since, streams })
+        let pid = text
+            .parse()
+            .with_context(|| format!("the pid file holds {text:?}"))?;
+        host.note(format!(
+            "$ create {id}: pid {pid} after {:.2?}",
+            since.elapsed()
+        ));
+        Ok(Container {
+            host,
+            id,
+            pid,
+            since,
+            streams,
+        })
     }
 
     /// Creates and starts a container.
@@ -102,7 +113,10 @@ impl<'h> Container<'h> {
 
     /// Deletes it whatever it does.
     pub fn delete_force(&self) -> Result<()> {
-        self.host.oci(&["delete", "--force", &self.id]).run()?.ok()?;
+        self.host
+            .oci(&["delete", "--force", &self.id])
+            .run()?
+            .ok()?;
         Ok(())
     }
 
@@ -117,9 +131,18 @@ impl<'h> Container<'h> {
         let exit = self.wait(Duration::from_secs(60))?;
         self.streams.output_ended()?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let (out, err) = (text(self.streams.written()), text(self.streams.complained()));
-        self.host.note(format!("container {}: {exit:?}\n  stdout: {out}\n  stderr: {err}", self.id));
-        ensure!(exit.shell() == code, "{exit:?}, and exit code {code} was expected");
+        let (out, err) = (
+            text(self.streams.written()),
+            text(self.streams.complained()),
+        );
+        self.host.note(format!(
+            "container {}: {exit:?}\n  stdout: {out}\n  stderr: {err}",
+            self.id
+        ));
+        ensure!(
+            exit.shell() == code,
+            "{exit:?}, and exit code {code} was expected"
+        );
         self.delete()?;
         Ok(out)
     }
@@ -128,5 +151,7 @@ impl<'h> Container<'h> {
 /// `create` with a pid file, which is where a client looks for the process.
 pub fn create_command<'h>(host: &'h Host, bundle: &Bundle, id: &str) -> Command<'h> {
     let pid_file = bundle.dir.join(format!("{id}.pid"));
-    host.oci(&["create", "--bundle", bundle.path(), "--pid-file"]).arg(pid_file).arg(id)
+    host.oci(&["create", "--bundle", bundle.path(), "--pid-file"])
+        .arg(pid_file)
+        .arg(id)
 }

@@ -8,12 +8,21 @@ use crate::command::Finished;
 /// line may be a hint.
 pub fn one_clear_line(finished: &Finished) -> Result<String> {
     let errors = finished.errors();
-    let lines: Vec<&str> = errors.lines().filter(|line| !line.starts_with("hint: ")).collect();
-    ensure!(lines.len() == 1, "one line of error was expected\n{finished}");
+    let lines: Vec<&str> = errors
+        .lines()
+        .filter(|line| !line.starts_with("hint: "))
+        .collect();
+    ensure!(
+        lines.len() == 1,
+        "one line of error was expected\n{finished}"
+    );
     let line = lines[0];
     ensure!(line.len() > 15, "the error says too little\n{finished}");
     ensure!(line.len() < 600, "the error says too much\n{finished}");
-    ensure!(!line.contains("panicked"), "the program has panicked\n{finished}");
+    ensure!(
+        !line.contains("panicked"),
+        "the program has panicked\n{finished}"
+    );
     Ok(line.to_owned())
 }
 
@@ -25,8 +34,14 @@ pub fn contains(text: &str, part: &str) -> Result<()> {
 
 /// Demands that two texts are equal and shows the lines that differ.
 pub fn same(ours: &str, reference: &str) -> Result<()> {
-    let missing: Vec<&str> = reference.lines().filter(|l| !ours.lines().any(|o| o == *l)).collect();
-    let surplus: Vec<&str> = ours.lines().filter(|l| !reference.lines().any(|r| r == *l)).collect();
+    let missing: Vec<&str> = reference
+        .lines()
+        .filter(|l| !ours.lines().any(|o| o == *l))
+        .collect();
+    let surplus: Vec<&str> = ours
+        .lines()
+        .filter(|l| !reference.lines().any(|r| r == *l))
+        .collect();
     ensure!(
         ours == reference,
         "it differs from the reference\n  only the reference has:\n    {}\n  only this has:\n    {}",

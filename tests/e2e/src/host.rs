@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -28,10 +28,7 @@ pub struct Host {
 
 impl Host {
     pub(crate) fn new(runtime: Runtime, dir: PathBuf, shared: PathBuf) -> Result<Host> {
-        // The names of the two folders are unique on this machine.
-        let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let parent = dir.parent().unwrap_or(&dir).to_owned();
-        let cgroup = format!("{}-{}", name(&parent).replace('.', ""), name(&dir));
+        let cgroup = cgroup_of(&dir);
         fs::create_dir_all(dir.join("tmp")).with_context(|| dir.display().to_string())?;
         Ok(Host {
             runtime,
@@ -85,15 +82,33 @@ impl Host {
 
     /// Keeps a line for the report of a failure.
     pub fn note(&self, line: impl Into<String>) {
-        let mut transcript = self.transcript.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut transcript = self
+            .transcript
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         transcript.push(line.into());
     }
 
     /// The last that was noted.
     pub(crate) fn transcript(&self) -> String {
         const MOST: usize = 30;
-        let transcript = self.transcript.lock().unwrap_or_else(PoisonError::into_inner);
+        let transcript = self
+            .transcript
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let skipped = transcript.len().saturating_sub(MOST);
         transcript[skipped..].join("\n")
     }
+}
+
+/// The cgroup of the scenario with this folder. The names of the folder and of
+/// the one it is in, which belongs to one run of the suite, make it unique.
+pub(crate) fn cgroup_of(dir: &Path) -> String {
+    let name = |path: &Path| {
+        path.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    format!("{}-{}", name(dir.parent().unwrap_or(dir)), name(dir))
 }

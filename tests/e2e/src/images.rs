@@ -39,7 +39,11 @@ pub(crate) fn storage(host: &Host) -> PathBuf {
 /// Loads `image` into the shared storage unless it is there.
 pub(crate) fn load(host: &Host, image: &str) -> Result<()> {
     let archive = archive(image)?;
-    let name = archive.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let name = archive
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     once(host, &name, || {
         host.command("podman")
             .arg("--root")
@@ -57,7 +61,12 @@ pub(crate) fn load(host: &Host, image: &str) -> Result<()> {
 pub(crate) fn copy_rootfs(host: &Host, to: &Path) -> Result<()> {
     let tree = host.shared.join("busybox");
     once(host, "rootfs", || unpack(host, &archive(BUSYBOX)?, &tree))?;
-    host.command("cp").arg("-a").arg(&tree).arg(to).run()?.ok()?;
+    host.command("cp")
+        .arg("-a")
+        .arg(&tree)
+        .arg(to)
+        .run()?
+        .ok()?;
     Ok(())
 }
 
@@ -80,21 +89,35 @@ fn unpack(host: &Host, archive: &Path, tree: &Path) -> Result<()> {
     fs::create_dir_all(tree)?;
     extract(host, archive, &layout)?;
     let blob = |descriptor: &Value| -> Result<PathBuf> {
-        let digest = descriptor["digest"].as_str().context("a descriptor without digest")?;
+        let digest = descriptor["digest"]
+            .as_str()
+            .context("a descriptor without digest")?;
         Ok(layout.join("blobs").join(digest.replace(':', "/")))
     };
     let read = |path: &Path| -> Result<Value> { Ok(serde_json::from_slice(&fs::read(path)?)?) };
     let index = read(&layout.join("index.json"))?;
     let manifest = read(&blob(&index["manifests"][0])?)?;
-    let layers = manifest["layers"].as_array().context("a manifest without layers")?;
+    let layers = manifest["layers"]
+        .as_array()
+        .context("a manifest without layers")?;
     if layers.len() != 1 {
-        bail!("{}: {} layers, and one was expected", archive.display(), layers.len());
+        bail!(
+            "{}: {} layers, and one was expected",
+            archive.display(),
+            layers.len()
+        );
     }
     extract(host, &blob(&layers[0])?, tree)?;
     fs::remove_dir_all(layout).map_err(|error| anyhow!(error))
 }
 
 fn extract(host: &Host, archive: &Path, into: &Path) -> Result<()> {
-    host.command("tar").arg("-C").arg(into).arg("-xf").arg(archive).run()?.ok()?;
+    host.command("tar")
+        .arg("-C")
+        .arg(into)
+        .arg("-xf")
+        .arg(archive)
+        .run()?
+        .ok()?;
     Ok(())
 }

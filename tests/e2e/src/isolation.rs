@@ -31,8 +31,14 @@ pub(crate) fn enter() -> Result<()> {
 }
 
 fn memory(at: &str, options: &str) -> Result<()> {
-    mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some(options))
-        .with_context(|| format!("a tmpfs at {at}"))
+    mount(
+        Some("tmpfs"),
+        at,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some(options),
+    )
+    .with_context(|| format!("a tmpfs at {at}"))
 }
 
 /// Mounts a tmpfs of so many bytes for a scenario that needs a full disk.

@@ -13,7 +13,7 @@ use crate::{cgroups, processes};
 
 /// How long clients may take to clean up after their last command: podman
 /// does it in a process that conmon starts.
-const SETTLE: Duration = Duration::from_secs(5);
+pub const SETTLE: Duration = Duration::from_secs(5);
 
 /// The state before the scenario.
 pub struct Before {
@@ -23,13 +23,15 @@ pub struct Before {
 impl Before {
     /// Takes it down.
     pub fn now() -> Result<Before> {
-        Ok(Before { mounts: mounts::own()? })
+        Ok(Before {
+            mounts: mounts::own()?,
+        })
     }
 
-    /// What there is now that was not there before, once nothing changes any
-    /// more: one line each.
-    pub fn leftovers(&self, host: &Host) -> Result<Vec<String>> {
-        let deadline = Instant::now() + SETTLE;
+    /// What there is now that was not there before, unless it goes away
+    /// before `settle` is over: one line each.
+    pub fn leftovers(&self, host: &Host, settle: Duration) -> Result<Vec<String>> {
+        let deadline = Instant::now() + settle;
         loop {
             let found = self.look(host)?;
             if found.is_empty() || Instant::now() > deadline {
@@ -59,7 +61,10 @@ impl Before {
                 now.swap_remove(place);
             }
         }
-        Ok(now.iter().map(|m| format!("mount {} ({})", m.point, m.kind)).collect())
+        Ok(now
+            .iter()
+            .map(|m| format!("mount {} ({})", m.point, m.kind))
+            .collect())
     }
 }
 
@@ -69,30 +74,49 @@ fn groups(host: &Host) -> Vec<String> {
     let ours = |path: &Path| path.to_string_lossy().contains(&host.cgroup);
     let mut found = cgroups::find(ours);
     found.retain(|path| !path.ends_with(&host.cgroup) && !path.ends_with("conmon"));
-    found.iter().map(|path| format!("cgroup {}", path.display())).collect()
+    found
+        .iter()
+        .map(|path| format!("cgroup {}", path.display()))
+        .collect()
 }
 
-/// Everything below `/run` but the folders that podman and runc keep.
+/// What podman and the runtimes keep below `/run` for themselves, not for a
+/// container.
+const KEPT: [&str; 8] = [
+    "/run/containers",
+    "/run/libpod",
+    "/run/lock",
+    "/run/mount",
+    "/run/netns",
+    "/run/runc",
+    "/run/systemd",
+    "/run/casemate",
+];
+/// The folders in them where each container has something.
+const OF_CONTAINERS: [&str; 3] = ["/run/netns", "/run/runc", "/run/casemate/oci"];
+/// What casemate has found out about the machine, for the next start.
+const FACTS: &str = "/run/casemate/host.json";
+
+/// Files of containers below `/run`, which was empty at the beginning.
 fn files_of_runtimes() -> Vec<String> {
-    const KEPT: [&str; 8] = [
-        "containers", "libpod", "lock", "mount", "netns", "runc", "systemd", "casemate",
-    ];
     let mut found = entries("file", Path::new("/run"));
-    found.retain(|line| !KEPT.iter().any(|name| line.ends_with(&format!("/run/{name}"))));
-    for folder in ["/run/netns", "/run/runc", "/run/casemate"] {
+    found.extend(entries("file", Path::new("/run/casemate")));
+    let known = |line: &String| {
+        let path = line.strip_prefix("file ").unwrap_or(line);
+        KEPT.contains(&path) || OF_CONTAINERS.contains(&path) || path == FACTS
+    };
+    found.retain(|line| !known(line));
+    for folder in OF_CONTAINERS {
         found.extend(entries("file", Path::new(folder)));
     }
-    found.retain(|line| !line.ends_with(TIER_CACHE));
     found
 }
-
-/// The verdict about the machine's virtualization, which is kept for the next
-/// start and belongs to no sandbox.
-const TIER_CACHE: &str = "/run/casemate/tier.json";
 
 fn entries(what: &str, folder: &Path) -> Vec<String> {
     let Ok(list) = fs::read_dir(folder) else {
         return Vec::new();
     };
-    list.flatten().map(|entry| format!("{what} {}", entry.path().display())).collect()
+    list.flatten()
+        .map(|entry| format!("{what} {}", entry.path().display()))
+        .collect()
 }

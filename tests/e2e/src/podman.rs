@@ -37,8 +37,14 @@ impl<'h> Podman<'h> {
     }
 
     /// Any podman command.
-    pub fn command<A: AsRef<str>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<Command<'h>> {
-        let arguments: Vec<String> = arguments.into_iter().map(|a| a.as_ref().to_owned()).collect();
+    pub fn command<A: AsRef<str>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Command<'h>> {
+        let arguments: Vec<String> = arguments
+            .into_iter()
+            .map(|a| a.as_ref().to_owned())
+            .collect();
         for image in [BUSYBOX, DEBIAN] {
             if arguments.iter().any(|argument| argument == image) {
                 images::load(self.host, image)?;
@@ -56,17 +62,26 @@ impl<'h> Podman<'h> {
     }
 
     /// `podman run` without a network.
-    pub fn run<A: AsRef<str>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<Command<'h>> {
+    pub fn run<A: AsRef<str>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Command<'h>> {
         self.new_container("run", arguments)
     }
 
     /// `podman create` without a network.
-    pub fn create<A: AsRef<str>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<Command<'h>> {
+    pub fn create<A: AsRef<str>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Command<'h>> {
         self.new_container("create", arguments)
     }
 
     /// Runs a container in the background and gives its id.
-    pub fn run_detached<A: AsRef<str>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<String> {
+    pub fn run_detached<A: AsRef<str>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<String> {
         let arguments: Vec<String> = ["--detach".to_owned()]
             .into_iter()
             .chain(arguments.into_iter().map(|a| a.as_ref().to_owned()))
@@ -76,7 +91,9 @@ impl<'h> Podman<'h> {
 
     /// What `podman inspect` says, by a Go template.
     pub fn inspect(&self, container: &str, template: &str) -> Result<String> {
-        let found = self.command(["inspect", "--format", template, container])?.run()?;
+        let found = self
+            .command(["inspect", "--format", template, container])?
+            .run()?;
         Ok(found.ok()?.text())
     }
 

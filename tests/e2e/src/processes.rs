@@ -71,7 +71,12 @@ pub fn get(pid: i32) -> Option<Process> {
         let name = head.split_once('(').map_or(head, |(_, name)| name);
         argv.push(format!("[{name}]"));
     }
-    Some(Process { pid, parent, state, argv })
+    Some(Process {
+        pid,
+        parent,
+        state,
+        argv,
+    })
 }
 
 /// Every process.
@@ -91,8 +96,9 @@ pub fn descendants(root: i32) -> Vec<Process> {
     let mut found: Vec<Process> = Vec::new();
     let mut parents = vec![root];
     while let Some(parent) = parents.pop() {
-        let (children, others): (Vec<_>, Vec<_>) =
-            rest.into_iter().partition(|process| process.parent == parent);
+        let (children, others): (Vec<_>, Vec<_>) = rest
+            .into_iter()
+            .partition(|process| process.parent == parent);
         rest = others;
         parents.extend(children.iter().map(|child| child.pid));
         found.extend(children);

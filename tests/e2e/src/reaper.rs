@@ -38,7 +38,9 @@ pub(crate) fn start() -> Result<()> {
 /// The exit of child `pid`, which was started at `since` or later; none if it
 /// still runs after `limit`.
 pub(crate) fn exit_of(pid: i32, since: Instant, limit: Duration) -> Option<Exit> {
-    REAPER.get().and_then(|reaper| reaper.wait(pid, since, limit))
+    REAPER
+        .get()
+        .and_then(|reaper| reaper.wait(pid, since, limit))
 }
 
 impl Reaper {

@@ -3,6 +3,7 @@
 
 mod child;
 mod parent;
+mod run;
 
 use std::env;
 use std::process::ExitCode;

@@ -19,7 +19,11 @@ const KERNEL_PATHS: &str = "/proc/* /sys/* /sys/dev/*";
 /// The mount table of a container with these flags.
 pub(super) fn seen(podman: &Podman<'_>, flags: &[&str]) -> Result<MountTable> {
     let script = format!("cat /proc/self/mountinfo; echo ---; ls -d {KERNEL_PATHS}");
-    let arguments = ["--rm"].iter().chain(flags).copied().chain([BUSYBOX, "sh", "-c", &script]);
+    let arguments = ["--rm"]
+        .iter()
+        .chain(flags)
+        .copied()
+        .chain([BUSYBOX, "sh", "-c", &script]);
     let text = podman.run(arguments)?.run()?.ok()?.text();
     let (table, existing) = text.split_once("\n---\n").context("two parts of output")?;
     let mounts = mounts::parse(table)
@@ -27,18 +31,28 @@ pub(super) fn seen(podman: &Podman<'_>, flags: &[&str]) -> Result<MountTable> {
         .filter(|mount| !mount.point.starts_with("/sys/fs/cgroup/"))
         .map(|mount| (mount.point.clone(), properties(mount)))
         .collect();
-    Ok(MountTable { mounts, existing: existing.lines().map(str::to_owned).collect() })
+    Ok(MountTable {
+        mounts,
+        existing: existing.lines().map(str::to_owned).collect(),
+    })
 }
 
 fn properties(mount: &Mount) -> Vec<String> {
     const OF_MOUNTS: [&str; 5] = ["ro", "rw", "nosuid", "nodev", "noexec"];
     let mut found = vec![kind(mount).to_owned()];
-    let of_mount = mount.options.iter().filter(|option| OF_MOUNTS.contains(&option.as_str()));
+    let of_mount = mount
+        .options
+        .iter()
+        .filter(|option| OF_MOUNTS.contains(&option.as_str()));
     found.extend(of_mount.cloned());
     if is_memory(mount) || mount.kind == "devpts" {
         let keys = ["size=", "mode=", "uid=", "gid=", "ptmxmode="];
         let of_file_system = mount.super_options.iter();
-        found.extend(of_file_system.filter(|o| keys.iter().any(|key| o.starts_with(key))).cloned());
+        found.extend(
+            of_file_system
+                .filter(|o| keys.iter().any(|key| o.starts_with(key)))
+                .cloned(),
+        );
     }
     found.sort();
     found
@@ -62,8 +76,13 @@ fn kind(mount: &Mount) -> &str {
 impl MountTable {
     /// Demands a mount with these options.
     pub(super) fn has(&self, point: &str, options: &[&str]) -> Result<()> {
-        let found = self.mounts.get(point).with_context(|| format!("nothing is mounted at {point}"))?;
-        let all = options.iter().all(|option| found.iter().any(|o| o == option));
+        let found = self
+            .mounts
+            .get(point)
+            .with_context(|| format!("nothing is mounted at {point}"))?;
+        let all = options
+            .iter()
+            .all(|option| found.iter().any(|o| o == option));
         ensure!(all, "{point} has {found:?} and should have {options:?}");
         Ok(())
     }
@@ -74,8 +93,13 @@ impl MountTable {
     }
 
     fn shared_with(&self, other: &MountTable) -> String {
-        let lines = self.mounts.iter().filter(|(point, _)| other.may_have(point));
-        lines.map(|(point, properties)| format!("{point} {}\n", properties.join(","))).collect()
+        let lines = self
+            .mounts
+            .iter()
+            .filter(|(point, _)| other.may_have(point));
+        lines
+            .map(|(point, properties)| format!("{point} {}\n", properties.join(",")))
+            .collect()
     }
 
     fn may_have(&self, point: &str) -> bool {

@@ -26,7 +26,11 @@ impl Collector {
         let bytes = Bytes::default();
         let into = Arc::clone(&bytes);
         let reader = thread::spawn(move || read_all(stream, &into));
-        Collector { bytes, reader, inode }
+        Collector {
+            bytes,
+            reader,
+            inode,
+        }
     }
 
     pub(super) fn bytes(&self) -> Vec<u8> {

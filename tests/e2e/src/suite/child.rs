@@ -12,8 +12,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 
 use super::{Module, SKIPPED, TRIAL, trial_name};
+use nix::sys::signal::SigSet;
+
 use crate::host::Host;
-use crate::leak::Before;
+use crate::leak::{Before, SETTLE};
 use crate::runtime::{Kind, Runtime};
 use crate::scenario::{Scenario, Skip};
 use crate::{isolation, processes, reaper};
@@ -33,8 +35,14 @@ pub(super) fn main(name: &str, modules: Vec<Module>) -> ExitCode {
 
 fn prepare(name: &str, modules: Vec<Module>) -> Result<(Host, Scenario)> {
     let (kind, scenario) = find(name, modules).with_context(|| format!("no trial {name}"))?;
-    let folder = |variable: &str| env::var_os(variable).map(PathBuf::from).context(variable.to_owned());
+    let folder = |variable: &str| {
+        env::var_os(variable)
+            .map(PathBuf::from)
+            .context(variable.to_owned())
+    };
     let (dir, shared) = (folder(FOLDERS[0])?, folder(FOLDERS[1])?);
+    // The suite blocks the signals it waits for; a runtime must not inherit that.
+    SigSet::empty().thread_set_mask()?;
     isolation::enter()?;
     reaper::start()?;
     let runtime = Runtime::find(kind).map_err(|why| anyhow!(why))?;
@@ -44,7 +52,9 @@ fn prepare(name: &str, modules: Vec<Module>) -> Result<(Host, Scenario)> {
 fn find(name: &str, modules: Vec<Module>) -> Option<(Kind, Scenario)> {
     for (module, scenarios) in modules {
         for scenario in scenarios {
-            let kind = Kind::ALL.into_iter().find(|kind| trial_name(*kind, module, &scenario) == name);
+            let kind = Kind::ALL
+                .into_iter()
+                .find(|kind| trial_name(*kind, module, &scenario) == name);
             if let Some(kind) = kind {
                 return Some((kind, scenario));
             }
@@ -65,18 +75,25 @@ fn conclude(host: Arc<Host>, scenario: &Scenario) -> ExitCode {
         report(&host, &format!("{error:#}"));
     }
     end_processes();
-    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if result.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn judged(host: &Host, scenario: &Scenario) -> Result<()> {
     let before = Before::now()?;
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| (scenario.body)(host)));
     outcome.unwrap_or_else(|_| Err(anyhow!("the scenario panicked")))?;
-    let left = before.leftovers(host)?;
+    let left = before.leftovers(host, SETTLE)?;
     if left.is_empty() {
         return Ok(());
     }
-    Err(anyhow!("the scenario passed and left behind:\n  {}", left.join("\n  ")))
+    Err(anyhow!(
+        "the scenario passed and left behind:\n  {}",
+        left.join("\n  ")
+    ))
 }
 
 /// Ends the process when the scenario's time is over.

@@ -1,0 +1,87 @@
+//! What casemate tells about the machine and about a start.
+
+use anyhow::{Context, Result, ensure};
+use casemate_e2e::expect::contains;
+use casemate_e2e::{Bundle, Container, Host, Scenario, scenarios};
+use serde_json::Value;
+
+pub(crate) fn scenarios() -> Vec<Scenario> {
+    let all: Vec<Scenario> = scenarios![timeline, timeline_for_people, check];
+    all.into_iter()
+        .map(|scenario| scenario.only_vm("runc has no such verb"))
+        .collect()
+}
+
+/// The parts of a start, in the order in which they begin.
+const PARTS: [&str; 5] = ["host", "vmm", "kernel", "agent", "container"];
+
+/// Every part is there, on one clock.
+fn timeline(host: &Host) -> Result<()> {
+    let container = Container::run(host, &Bundle::new(host, &["sleep", "1000"])?)?;
+    let told = host
+        .oci(&["timeline", &container.id, "--format", "json"])
+        .run()?
+        .ok()?;
+    let told: Value = serde_json::from_slice(&told.stdout)?;
+    let spans = told.as_array().context("a list of spans")?;
+    let number = |span: &Value, key: &str| {
+        span[key]
+            .as_u64()
+            .with_context(|| format!("{key} in {span}"))
+    };
+    for span in spans {
+        ensure!(
+            number(span, "begin_ns")? <= number(span, "end_ns")?,
+            "{span}"
+        );
+        ensure!(
+            span["name"].as_str().is_some_and(|name| !name.is_empty()),
+            "{span}"
+        );
+    }
+    let first = |part: &str| -> Result<u64> {
+        let begins = spans
+            .iter()
+            .filter(|span| span["part"] == part)
+            .map(|span| number(span, "begin_ns"));
+        begins
+            .min_by_key(|begin| *begin.as_ref().unwrap_or(&0))
+            .with_context(|| format!("no part {part}: {told}"))?
+    };
+    let begins = PARTS.into_iter().map(first).collect::<Result<Vec<u64>>>()?;
+    ensure!(
+        begins.is_sorted(),
+        "the parts begin in another order: {begins:?}\n{told}"
+    );
+    let all_within = begins.last().unwrap_or(&0) - begins.first().unwrap_or(&0);
+    ensure!(
+        all_within < 60_000_000_000,
+        "one start took {all_within} ns"
+    );
+    container.delete_force()
+}
+
+fn timeline_for_people(host: &Host) -> Result<()> {
+    let container = Container::run(host, &Bundle::new(host, &["sleep", "1000"])?)?;
+    let told = host.oci(&["timeline", &container.id]).run()?.ok()?;
+    for part in PARTS {
+        contains(&told.text(), part)?;
+    }
+    container.delete_force()
+}
+
+/// The tier and why it is that one.
+fn check(host: &Host) -> Result<()> {
+    let told = host.oci(&["check"]).run()?.ok()?;
+    let tiers = ["kvm", "nested", "emulated"];
+    ensure!(
+        tiers.iter().any(|tier| told.text().contains(tier)),
+        "{told}"
+    );
+    ensure!(told.text().to_lowercase().contains("/dev/kvm"), "{told}");
+    ensure!(
+        told.text().lines().count() >= 3,
+        "tier and evidence were expected\n{told}"
+    );
+    Ok(())
+}

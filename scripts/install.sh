@@ -4,7 +4,7 @@
 
 # Built with: the compiler and libraries of the host's binaries, and of the guest's kernel.
 BUILD_PACKAGES=(ca-certificates gcc make pkg-config binutils libseccomp-dev libcap-ng-dev
-    bc bison flex libelf-dev xz-utils mmdebstrap)
+    bc bison flex libelf-dev patch xz-utils mmdebstrap)
 # Run with: the VMM, a client, and what sets up networks.
 # shellcheck disable=SC2034 # used by the callers
 RUN_PACKAGES=(qemu-system-x86 podman iproute2 iptables nftables)

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::fragments::Fragments;
+use super::patches::Patches;
 use super::source::Source;
 use crate::{cache, command, workspace};
 
@@ -41,6 +42,11 @@ impl Kernel {
         self.folder.join("config")
     }
 
+    /// The addresses of its functions, to read a crash with: the image has no names.
+    pub(crate) fn symbols(&self) -> PathBuf {
+        self.folder.join("System.map")
+    }
+
     /// What it was built from, and how long that took.
     pub(crate) fn version(&self) -> PathBuf {
         self.folder.join("version")
@@ -51,12 +57,16 @@ impl Kernel {
 pub(crate) fn obtain(archive: Option<&Path>) -> Result<Kernel> {
     let source = Source::find(archive)?;
     let fragments = Fragments::read(&workspace::root().join("guest/kernel"))?;
+    let patches = Patches::read(&workspace::root().join("guest/kernel/patches"))?;
     let compiler = first_line(Command::new("gcc").arg("--version"))?;
     let linker = first_line(Command::new("ld").arg("--version"))?;
 
     let mut ingredients = cache::Ingredients::default();
     ingredients.add("source", &source.identity);
     ingredients.add("fragments", fragments.merged());
+    for (name, text) in patches.all() {
+        ingredients.add(name, text);
+    }
     ingredients.add("recipe", RECIPE.join(" "));
     ingredients.add("compiler", &compiler);
     ingredients.add("linker", &linker);
@@ -65,6 +75,7 @@ pub(crate) fn obtain(archive: Option<&Path>) -> Result<Kernel> {
         let build = Build {
             source: &source,
             fragments: &fragments,
+            patches: &patches,
             folder,
         };
         build.run(&compiler)
@@ -75,20 +86,25 @@ pub(crate) fn obtain(archive: Option<&Path>) -> Result<Kernel> {
 struct Build<'a> {
     source: &'a Source,
     fragments: &'a Fragments,
+    patches: &'a Patches,
     folder: &'a Path,
 }
 
 impl Build<'_> {
-    /// Leaves `vmlinux`, `config` and `version` in the folder, and nothing else.
+    /// Leaves `vmlinux`, `System.map`, `config` and `version` in the folder, and nothing else.
     fn run(&self, compiler: &str) -> Result<()> {
         let started = Instant::now();
         println!("guest kernel: {}: unpacking", self.source.identity);
         let tree = self.unpack()?;
         let out = self.folder.join("out");
+        for patch in self.patches.apply(&tree)? {
+            println!("guest kernel: does not fit this version: {patch}");
+        }
         self.configure(&tree, &out)?;
         self.compile(&tree, &out)?;
         self.strip(&out)?;
         fs::copy(out.join(".config"), self.folder.join("config"))?;
+        fs::copy(out.join("System.map"), self.folder.join("System.map"))?;
         let release = fs::read_to_string(out.join("include/config/kernel.release"))?;
         let seconds = started.elapsed().as_secs();
         let version = format!(

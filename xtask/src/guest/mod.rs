@@ -4,6 +4,7 @@ mod agent;
 mod fragments;
 mod initrd;
 mod kernel;
+mod patches;
 mod source;
 
 use std::fs;
@@ -44,6 +45,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn install_kernel(archive: Option<&Path>, folder: &Path) -> Result<()> {
     let kernel = kernel::obtain(archive)?;
     cache::install(&kernel.image(), &folder.join("vmlinux"))?;
+    cache::install(&kernel.symbols(), &folder.join("System.map"))?;
     cache::install(&kernel.config(), &folder.join("config"))?;
     cache::install(&kernel.version(), &folder.join("version"))?;
     let version = fs::read_to_string(kernel.version())?;

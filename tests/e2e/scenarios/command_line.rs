@@ -35,14 +35,7 @@ fn features(host: &Host) -> Result<()> {
     }
     let has =
         |list: &Value, word: &str| list.as_array().is_some_and(|l| l.iter().any(|w| w == word));
-    for hook in [
-        "prestart",
-        "createRuntime",
-        "createContainer",
-        "startContainer",
-        "poststart",
-        "poststop",
-    ] {
+    for hook in ["prestart", "createRuntime", "poststart", "poststop"] {
         ensure!(has(&told["hooks"], hook), "hook {hook}: {told}");
     }
     for namespace in ["pid", "network", "mount", "ipc", "uts"] {

@@ -23,17 +23,15 @@ fn timeline(host: &Host) -> Result<()> {
         .run()?
         .ok()?;
     let told: Value = serde_json::from_slice(&told.stdout)?;
-    let spans = told.as_array().context("a list of spans")?;
+    let spans = told["spans"].as_array().context("a list of spans")?;
+    ensure!(told["clock"] == "CLOCK_MONOTONIC", "{told}");
     let number = |span: &Value, key: &str| {
         span[key]
             .as_u64()
             .with_context(|| format!("{key} in {span}"))
     };
     for span in spans {
-        ensure!(
-            number(span, "begin_ns")? <= number(span, "end_ns")?,
-            "{span}"
-        );
+        ensure!(number(span, "beginNs")? <= number(span, "endNs")?, "{span}");
         ensure!(
             span["name"].as_str().is_some_and(|name| !name.is_empty()),
             "{span}"
@@ -43,7 +41,7 @@ fn timeline(host: &Host) -> Result<()> {
         let begins = spans
             .iter()
             .filter(|span| span["part"] == part)
-            .map(|span| number(span, "begin_ns"));
+            .map(|span| number(span, "beginNs"));
         begins
             .min_by_key(|begin| *begin.as_ref().unwrap_or(&0))
             .with_context(|| format!("no part {part}: {told}"))?

@@ -54,6 +54,9 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Slots are epoll tokens of 16 bits, and some tokens have other uses.
+    pub const CONNECTIONS_MAX: u16 = u16::MAX - TOKEN_STREAMS;
+
     /// The window that is left for every connection when all are in use.
     fn smallest_window(&self) -> u32 {
         let share = self.memory / u64::from(self.connections.max(1));

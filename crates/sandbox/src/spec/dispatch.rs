@@ -2,7 +2,7 @@
 //!
 //! Each architecture of a profile is compiled by itself, because libseccomp's
 //! time grows with the square of what it compiles at once (podman's profile:
-//! 25 to 40 ms for x86-64, x86 and x32 together, 8 ms one by one). The head
+//! 25 to 40 ms for x86-64, x86 and x32 together, 9 ms one by one). The head
 //! looks at a call's architecture and goes on in the part for it.
 //!
 //! The head also answers ENOSYS for system calls that are newer than the

@@ -29,7 +29,8 @@ pub struct HostSpec {
     /// host's processors and disks among them. The limits inside the guest are
     /// in the guest's part already.
     pub resources: Option<LinuxResources>,
-    /// All six lists of hooks; each path is absolute.
+    /// The hooks that run on the host; each path is absolute. The other two
+    /// lists, createContainer and startContainer, are empty.
     pub hooks: Hooks,
     /// As the client wrote them.
     pub annotations: BTreeMap<String, String>,
@@ -81,20 +82,29 @@ pub struct JoinedNamespace {
 }
 
 /// The hooks, each of which must be absolute (runtime spec, "POSIX-platform
-/// Hooks").
+/// Hooks"). Those that run in the container's namespaces have no place: their
+/// programs are on the host or would need a guest that runs hooks.
 pub(super) fn hooks(spec: &Spec) -> Result<Hooks, Error> {
     let hooks = spec.hooks().clone().unwrap_or_default();
     let lists = [
         ("hooks.prestart", hooks.prestart()),
         ("hooks.createRuntime", hooks.create_runtime()),
-        ("hooks.createContainer", hooks.create_container()),
-        ("hooks.startContainer", hooks.start_container()),
         ("hooks.poststart", hooks.poststart()),
         ("hooks.poststop", hooks.poststop()),
     ];
     for (field, list) in lists {
         for hook in list.iter().flatten() {
             check_hook(field, hook)?;
+        }
+    }
+    let in_container = [
+        ("hooks.createContainer", hooks.create_container()),
+        ("hooks.startContainer", hooks.start_container()),
+    ];
+    for (field, list) in in_container {
+        if list.as_ref().is_some_and(|list| !list.is_empty()) {
+            let reason = "the container's namespaces are in a virtual machine, where no hook runs";
+            return Err(Error::unsupported(field, reason));
         }
     }
     Ok(hooks)

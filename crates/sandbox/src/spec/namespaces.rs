@@ -243,3 +243,28 @@ pub(super) fn mapped(mapping: &[IdMapping], id: u32) -> Option<u32> {
         (offset < range.size).then(|| range.host_id.checked_add(offset))?
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_mapped_by_the_range_that_holds_them() {
+        let range = |container_id, host_id, size| IdMapping {
+            container_id,
+            host_id,
+            size,
+            ..IdMapping::default()
+        };
+        let mapping = [
+            range(0, 1000, 1),
+            range(1, 100_000, 10),
+            range(20, u32::MAX, 2),
+        ];
+        assert_eq!(mapped(&mapping, 0), Some(1000));
+        assert_eq!(mapped(&mapping, 10), Some(100_009));
+        assert_eq!(mapped(&mapping, 11), None);
+        assert_eq!(mapped(&mapping, 21), None, "no number is that large");
+        assert_eq!(mapped(&[], 7), Some(7));
+    }
+}

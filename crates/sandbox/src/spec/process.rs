@@ -220,3 +220,81 @@ fn rlimit(written: &PosixRlimit) -> Rlimit {
         ..Rlimit::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn process(json: Value) -> Process {
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn init() -> agent::Process {
+        let written = process(json!({
+            "user": {"uid": 0, "gid": 0, "umask": 0o22}, "args": ["sh"], "cwd": "/",
+            "capabilities": {"permitted": ["CAP_KILL"]},
+            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 1, "hard": 2}],
+            "noNewPrivileges": true, "oomScoreAdj": 7,
+        }));
+        let filter = Seccomp {
+            program: vec![6, 0, 0, 0, 0, 0, 0, 0],
+            ..Seccomp::default()
+        };
+        init_process(&written, Some(filter), &mut Vec::new()).unwrap()
+    }
+
+    #[test]
+    fn an_exec_without_wishes_is_bound_as_init_is() {
+        let written = process(json!({
+            "user": {"uid": 5, "gid": 6, "additionalGids": [7]},
+            "args": ["ls", "-l"], "cwd": "/tmp", "env": ["A=b=c"], "terminal": true,
+            "consoleSize": {"height": 25, "width": 80},
+        }));
+        let added = exec_process(&written, &init(), &mut Vec::new()).unwrap();
+        assert_eq!(added.args, ["ls", "-l"]);
+        assert_eq!(
+            (added.uid, added.gid, added.additional_gids),
+            (5, 6, vec![7])
+        );
+        assert_eq!((added.columns, added.rows), (80, 25));
+        assert_eq!(added.seccomp, init().seccomp);
+        assert_eq!(added.capabilities, init().capabilities);
+        assert_eq!(added.rlimits, init().rlimits);
+        assert_eq!((added.umask, added.oom_score_adj), (Some(0o22), Some(7)));
+        assert!(added.no_new_privileges);
+    }
+
+    #[test]
+    fn an_exec_with_its_own_wishes_has_these() {
+        let written = process(json!({
+            "user": {"uid": 0, "gid": 0, "umask": 0}, "args": ["ls"], "cwd": "/",
+            "capabilities": {"permitted": ["CAP_CHOWN"]},
+            "rlimits": [{"type": "RLIMIT_CPU", "soft": 1, "hard": 1}],
+            "noNewPrivileges": false, "oomScoreAdj": 0,
+        }));
+        let added = exec_process(&written, &init(), &mut Vec::new()).unwrap();
+        assert_eq!(added.capabilities.permitted, 1);
+        assert_eq!(added.rlimits.len(), 1);
+        assert_eq!(added.rlimits[0].resource, libc::RLIMIT_CPU);
+        assert_eq!((added.umask, added.oom_score_adj), (Some(0), Some(0)));
+        assert!(!added.no_new_privileges);
+        assert_eq!(added.seccomp, init().seccomp, "nobody escapes the filter");
+    }
+
+    #[test]
+    fn scheduling_is_in_numbers_of_the_kernel() {
+        let written = process(json!({
+            "user": {"uid": 0, "gid": 0}, "args": ["sh"], "cwd": "/",
+            "scheduler": {"policy": "SCHED_DEADLINE", "flags": ["SCHED_FLAG_RECLAIM"],
+                          "runtime": 1, "deadline": 2, "period": 3},
+            "ioPriority": {"class": "IOPRIO_CLASS_IDLE", "priority": 4},
+        }));
+        let init = init_process(&written, None, &mut Vec::new()).unwrap();
+        assert_eq!((init.scheduler.policy, init.scheduler.flags), (6, 2));
+        assert_eq!(init.scheduler.period_ns, 3);
+        assert_eq!((init.io_priority.class, init.io_priority.priority), (3, 4));
+        assert!(init.seccomp.is_none() && init.capabilities.is_none());
+    }
+}

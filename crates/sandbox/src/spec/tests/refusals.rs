@@ -445,6 +445,18 @@ fn the_rest() {
             json!({"prestart": [{"path": "/bin/true", "timeout": 0}]}),
             r#"hooks.prestart: "0" is no timeout above 0 seconds"#,
         ),
+        (
+            "/hooks",
+            json!({"createContainer": [{"path": "/bin/true"}]}),
+            "hooks.createContainer: \
+             the container's namespaces are in a virtual machine, where no hook runs",
+        ),
+        (
+            "/hooks",
+            json!({"startContainer": [{"path": "/bin/true"}]}),
+            "hooks.startContainer: \
+             the container's namespaces are in a virtual machine, where no hook runs",
+        ),
     ]);
 }
 

@@ -55,13 +55,14 @@ pub(super) fn init_process(
 /// One more process of the container whose init is `init`. As with runc, it
 /// gets the container's seccomp filter, and the container's capabilities,
 /// limits and OOM score where it brings none of its own.
-/// Warnings are as in [`super::HostSpec::warnings`].
+/// With it come warnings, as in [`super::HostSpec::warnings`].
 pub fn exec_process(
     process: &Process,
     init: &agent::Process,
-    warnings: &mut Vec<String>,
-) -> Result<agent::Process, Error> {
-    let mut added = init_process(process, init.seccomp.clone().into_option(), warnings)?;
+) -> Result<(agent::Process, Vec<String>), Error> {
+    let mut warnings = Vec::new();
+    let seccomp = init.seccomp.clone().into_option();
+    let mut added = init_process(process, seccomp, &mut warnings)?;
     if added.capabilities.is_none() {
         added.capabilities = init.capabilities.clone();
     }
@@ -73,7 +74,7 @@ pub fn exec_process(
     if process.no_new_privileges().is_none() {
         added.no_new_privileges = init.no_new_privileges;
     }
-    Ok(added)
+    Ok((added, warnings))
 }
 
 fn arguments(process: &Process) -> Result<Vec<String>, Error> {
@@ -252,7 +253,7 @@ mod tests {
             "args": ["ls", "-l"], "cwd": "/tmp", "env": ["A=b=c"], "terminal": true,
             "consoleSize": {"height": 25, "width": 80},
         }));
-        let added = exec_process(&written, &init(), &mut Vec::new()).unwrap();
+        let (added, _) = exec_process(&written, &init()).unwrap();
         assert_eq!(added.args, ["ls", "-l"]);
         assert_eq!(
             (added.uid, added.gid, added.additional_gids),
@@ -274,7 +275,7 @@ mod tests {
             "rlimits": [{"type": "RLIMIT_CPU", "soft": 1, "hard": 1}],
             "noNewPrivileges": false, "oomScoreAdj": 0,
         }));
-        let added = exec_process(&written, &init(), &mut Vec::new()).unwrap();
+        let (added, _) = exec_process(&written, &init()).unwrap();
         assert_eq!(added.capabilities.permitted, 1);
         assert_eq!(added.rlimits.len(), 1);
         assert_eq!(added.rlimits[0].resource, libc::RLIMIT_CPU);

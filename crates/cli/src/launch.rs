@@ -32,7 +32,7 @@ use crate::{
     client::{Monitor, Place, block_on},
 };
 
-pub use processes::{MONITOR_LOG, READY};
+pub use processes::READY;
 pub use terminal::OwnTerminal;
 
 /// A created container whose process waits for the start.

@@ -6,6 +6,10 @@
 //! [`launch`] of a new one.
 
 #![forbid(unsafe_code)]
+#![allow(
+    unreachable_pub,
+    reason = "in a binary, pub means: shared between its files"
+)]
 
 mod arguments;
 mod client;

@@ -142,7 +142,9 @@ fn command_line(start: &Start<'_>) -> Vec<Vec<u8>> {
         vsock_listener: 4,
         hybrid_listener: 5,
         guest_cid: start.guest_cid,
+        ready: None,
         cache: start.cache,
+        settings: casemate_devices::Settings::default(),
     };
     let mut line = vec![b"casemate".to_vec(), VERB.into()];
     line.extend(arguments.to_args().into_iter().map(|arg| arg.into_encoded_bytes()));

@@ -457,7 +457,8 @@ impl Owner {
         };
         let container = self.containers.get(&key.container).ok_or(Error::NotFound)?;
         let process = crate::spec::parse_process(process)?;
-        let (guest, warnings) = crate::spec::exec_process(&process, &container.process)?;
+        let mut warnings = Vec::new();
+        let guest = crate::spec::exec_process(&process, &container.process, &mut warnings)?;
         for warning in warnings {
             tracing::warn!(process = %key, "{warning}");
         }

@@ -227,7 +227,8 @@ mod tests {
             };
             share.add(entry(&data, "web/rootfs", false)).unwrap();
             share.add(entry(&data, "web/mounts/0", true)).unwrap();
-            share.add(entry(&data.join("file"), "web/mounts/1", false)).unwrap();
+            let file = data.join("file");
+            share.add(entry(&file, "web/mounts/1", false)).unwrap();
             let seen = fs::read_to_string(share.path().join("web/rootfs/file")).unwrap();
             assert_eq!(seen, "precious");
             let refused = fs::write(share.path().join("web/mounts/0/new"), "x").unwrap_err();

@@ -15,7 +15,6 @@
 //! everything.
 
 use std::{
-    fs::File,
     io::{self, Read, Write},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -193,6 +192,8 @@ pub fn accept(connection: OwnedFd) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     fn announcement() -> Announcement {

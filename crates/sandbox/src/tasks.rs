@@ -175,7 +175,7 @@ async fn create(mut creation: Creation) -> Result<Made, Error> {
     })
 }
 
-#[expect(deprecated, reason = "deprecated by the spec, used by Docker and Podman")]
+/// Deprecated by the spec, used by Docker and Podman.
 fn deprecated_prestart(hooks: &Hooks) -> Option<&Vec<oci_spec::runtime::Hook>> {
     hooks.prestart().as_ref()
 }

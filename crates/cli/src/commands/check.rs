@@ -1,15 +1,77 @@
 //! `check`: whether and how well this host can isolate containers, with what to
 //! do where it cannot.
 
-use std::process::ExitCode;
+use std::{fs::File, path::Path, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use casemate_config::Config;
+use casemate_hypervisor::{
+    Hypervisor,
+    qemu::{Qemu, Settings},
+    tier::{self, Assessment},
+};
 
 use crate::arguments::Global;
 
 /// # Errors
-/// For a bad configuration.
+/// For a bad configuration, or a host that cannot be looked at. That
+/// containers cannot run here is exit code 1 and said in the text.
 pub fn run(global: &Global) -> Result<ExitCode> {
-    let _ = global;
-    Ok(ExitCode::SUCCESS)
+    let config = Config::load(global.config.as_deref())?;
+    let assessment = tier::assess().context("looking at this host")?;
+    let mut sound = true;
+
+    println!("isolation tier: {}", assessment.tier);
+    print_evidence(&assessment);
+    match Qemu::open(&Settings::from(&config)) {
+        Ok(qemu) => {
+            let capabilities = qemu.capabilities();
+            println!(
+                "hypervisor:     {} ({}), containers run on the {} tier",
+                capabilities.program,
+                config.qemu.path.display(),
+                capabilities.tier
+            );
+        }
+        Err(error) => {
+            sound = false;
+            println!("hypervisor:     unusable: {error}");
+        }
+    }
+    for (what, path) in [("guest kernel", &config.guest.kernel), ("guest initrd", &config.guest.initrd)] {
+        sound &= print_file(what, path);
+    }
+    println!("rights:         {}", rights(&mut sound));
+    println!("verdict:        {}", if sound { "containers can run" } else { "containers cannot run" });
+    Ok(ExitCode::from(u8::from(!sound)))
+}
+
+fn print_evidence(assessment: &Assessment) {
+    for evidence in &assessment.evidence {
+        let mark = if evidence.sound { "+" } else { "-" };
+        println!("  {mark} {}: {}", evidence.subject, evidence.finding);
+        if let Some(remedy) = &evidence.remedy {
+            println!("      remedy: {remedy}");
+        }
+    }
+}
+
+fn print_file(what: &str, path: &Path) -> bool {
+    let opened = File::open(path);
+    match &opened {
+        Ok(_) => println!("{what}:   {}", path.display()),
+        Err(error) => println!(
+            "{what}:   {}: {error}; build it with ./quickstart or name another in the configuration",
+            path.display()
+        ),
+    }
+    opened.is_ok()
+}
+
+fn rights(sound: &mut bool) -> &'static str {
+    if nix::unistd::geteuid().is_root() {
+        return "root";
+    }
+    *sound = false;
+    "not root: containers are made by root (rootless use is not supported)"
 }

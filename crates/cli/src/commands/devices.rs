@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use crate::arguments::Devices;
 
 /// # Errors
 /// When the jail cannot be closed or the command line is not the monitor's.
 pub fn run(arguments: &Devices) -> Result<ExitCode> {
-    casemate_devices::run_from_args(arguments.arguments.iter().cloned())?;
+    // Its error holds a thread's panic, which anyhow cannot share.
+    casemate_devices::main(arguments.arguments.iter().cloned()).map_err(|error| anyhow!("{error}"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -3,7 +3,35 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use casemate_sandbox::spec;
 use serde_json::json;
+
+/// What the host compiles for the guest; see `casemate_sandbox::spec`.
+const SECCOMP_ACTIONS: [&str; 8] = [
+    "SCMP_ACT_ALLOW",
+    "SCMP_ACT_ERRNO",
+    "SCMP_ACT_KILL",
+    "SCMP_ACT_KILL_PROCESS",
+    "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_LOG",
+    "SCMP_ACT_TRACE",
+    "SCMP_ACT_TRAP",
+];
+const SECCOMP_OPERATORS: [&str; 7] = [
+    "SCMP_CMP_EQ",
+    "SCMP_CMP_GE",
+    "SCMP_CMP_GT",
+    "SCMP_CMP_LE",
+    "SCMP_CMP_LT",
+    "SCMP_CMP_MASKED_EQ",
+    "SCMP_CMP_NE",
+];
+const SECCOMP_ARCHITECTURES: [&str; 3] = ["SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"];
+const SECCOMP_FLAGS: [&str; 3] = [
+    "SECCOMP_FILTER_FLAG_LOG",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+    "SECCOMP_FILTER_FLAG_TSYNC",
+];
 
 /// # Errors
 /// When standard output is closed.
@@ -12,10 +40,10 @@ pub fn run() -> Result<ExitCode> {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.1",
         "hooks": ["prestart", "createRuntime", "poststart", "poststop"],
-        "mountOptions": casemate_sandbox::spec::MOUNT_OPTIONS,
+        "mountOptions": spec::known_mount_options().collect::<Vec<_>>(),
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
-            "capabilities": casemate_sandbox::spec::capability_names(),
+            "capabilities": spec::known_capabilities().collect::<Vec<_>>(),
             "cgroup": {
                 "v1": true,
                 "v2": true,
@@ -25,11 +53,11 @@ pub fn run() -> Result<ExitCode> {
             },
             "seccomp": {
                 "enabled": true,
-                "actions": casemate_sandbox::spec::SECCOMP_ACTIONS,
-                "operators": casemate_sandbox::spec::SECCOMP_OPERATORS,
-                "archs": casemate_sandbox::spec::SECCOMP_ARCHITECTURES,
-                "knownFlags": casemate_sandbox::spec::SECCOMP_FLAGS,
-                "supportedFlags": casemate_sandbox::spec::SECCOMP_FLAGS,
+                "actions": SECCOMP_ACTIONS,
+                "operators": SECCOMP_OPERATORS,
+                "archs": SECCOMP_ARCHITECTURES,
+                "knownFlags": SECCOMP_FLAGS,
+                "supportedFlags": SECCOMP_FLAGS,
             },
             "apparmor": { "enabled": false },
             "selinux": { "enabled": false },

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::Write,
-    os::unix::net::UnixListener as StdListener,
+    os::fd::AsFd,
     process::ExitCode,
     rc::Rc,
 };
@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use casemate_config::Config;
 use casemate_hypervisor::qemu::{Qemu, Settings};
-use casemate_linux::{descriptor, reactor, socket};
+use casemate_linux::{descriptor, socket};
 use casemate_sandbox::{
     Handle, Id, Options,
     stand_in::{self, ATTACH_SOCKET},
@@ -92,7 +92,6 @@ async fn take_attachments(listener: UnixListener, sandbox: Handle) {
 
 async fn take_attachment(connection: tokio::net::UnixStream, sandbox: &Handle) -> Result<()> {
     connection.readable().await?;
-    use std::os::fd::AsFd;
     let attachment = stand_in::receive(connection.as_fd())?;
     sandbox.attach(attachment).await?;
     let connection = connection.into_std()?;

@@ -60,9 +60,9 @@ pub fn run(arguments: &StandIn) -> Result<ExitCode> {
 /// Leaves the host: nothing of it can be seen or changed from here.
 fn shut_in(arguments: &StandIn) -> Result<()> {
     if let Some(path) = &arguments.netns {
-        let namespace = File::open(path);
-        let joined = namespace.map_err(nix::Error::from_io).and_then(|fd| setns(fd, CloneFlags::CLONE_NEWNET));
-        joined.with_context(|| format!("network namespace {}", path.display()))?;
+        let context = || format!("network namespace {}", path.display());
+        let namespace = File::open(path).with_context(context)?;
+        setns(namespace, CloneFlags::CLONE_NEWNET).with_context(context)?;
     }
     // A session of its own, for the terminal's signals.
     setsid().context("new session")?;

@@ -21,7 +21,7 @@ use casemate_linux::{
 use crate::client::Place;
 
 /// The monitor's log in the sandbox's directory.
-pub const MONITOR_LOG: &str = "monitor.log";
+const MONITOR_LOG: &str = "monitor.log";
 
 /// What a child writes on its readiness pipe when all is well.
 pub const READY: &[u8] = b"ready\n";

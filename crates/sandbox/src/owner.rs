@@ -457,8 +457,7 @@ impl Owner {
         };
         let container = self.containers.get(&key.container).ok_or(Error::NotFound)?;
         let process = crate::spec::parse_process(process)?;
-        let mut warnings = Vec::new();
-        let guest = crate::spec::exec_process(&process, &container.process, &mut warnings)?;
+        let (guest, warnings) = crate::spec::exec_process(&process, &container.process)?;
         for warning in warnings {
             tracing::warn!(process = %key, "{warning}");
         }

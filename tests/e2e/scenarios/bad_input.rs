@@ -28,7 +28,7 @@ const CONFIGURATIONS: [Refused; 15] = [
     (
         "wrong_type",
         |s| s["process"]["args"] = json!("true"),
-        "args",
+        "string",
     ),
     (
         "relative_folder",
@@ -40,11 +40,7 @@ const CONFIGURATIONS: [Refused; 15] = [
         |s| s["linux"]["namespaces"][0]["type"] = json!("chronos"),
         "chronos",
     ),
-    (
-        "duplicate_namespace",
-        |s| s["linux"]["namespaces"][0]["type"] = json!("ipc"),
-        "ipc",
-    ),
+    ("duplicate_namespace", duplicate_namespace, "ipc"),
     (
         "namespace_not_there",
         |s| s["linux"]["namespaces"][1]["path"] = json!("/no/such/ns"),
@@ -247,10 +243,21 @@ const OF_THE_HOST: [Refused; 4] = [
     ),
     (
         "network_of_the_host_by_path",
-        |s| s["linux"]["namespaces"][1]["path"] = json!("/proc/1/ns/net"),
+        |s| s["linux"]["namespaces"][1]["path"] = own_network(),
         "network",
     ),
 ];
+
+/// The path of the host's network namespace.
+fn own_network() -> Value {
+    json!(format!("/proc/{}/ns/net", std::process::id()))
+}
+
+fn duplicate_namespace(spec: &mut Value) {
+    if let Some(namespaces) = spec["linux"]["namespaces"].as_array_mut() {
+        namespaces.push(json!({"type": "ipc"}));
+    }
+}
 
 fn without_namespace(spec: &mut Value, kind: &str) {
     if let Some(namespaces) = spec["linux"]["namespaces"].as_array_mut() {
@@ -289,7 +296,7 @@ const SETTINGS: [(&str, &str, &str); 7] = [
     (
         "agent_never_answers",
         "guest.kernel_parameters = \"rdinit=/no/init\"\nvmm.boot_timeout_s = 8",
-        "",
+        "agent",
     ),
 ];
 

@@ -18,8 +18,8 @@ pub const DEBIAN: &str = "localhost/casemate/debian:latest";
 
 /// The archive of an image, made by `cargo xtask image`.
 fn archive(image: &str) -> Result<PathBuf> {
-    let folder = env::var_os("CASEMATE_E2E_IMAGES")
-        .map_or_else(|| checkout().join("build/images"), PathBuf::from);
+    let folder = env::var_os("CASEMATE_E2E_IMAGES").unwrap_or_else(|| "build/images".into());
+    let folder = checkout().join(folder);
     let name = image.rsplit('/').next().unwrap_or(image);
     let name = name.split(':').next().unwrap_or(name);
     let path = folder.join(format!("{name}.tar"));

@@ -57,14 +57,15 @@ impl Runtime {
     pub fn default_root(&self) -> &'static Path {
         Path::new(match self.kind {
             Kind::Runc => "/run/runc",
-            Kind::Casemate => "/run/casemate",
+            Kind::Casemate => "/run/casemate/oci",
         })
     }
 }
 
 fn casemate() -> Result<PathBuf, String> {
     if let Some(path) = env::var_os("CASEMATE_BIN") {
-        let path = PathBuf::from(path);
+        // Tests run in their package's folder, and nobody types paths from there.
+        let path = checkout().join(path);
         return match path.canonicalize() {
             Ok(found) if found.is_file() => Ok(found),
             _ => Err(format!("CASEMATE_BIN: {} is not a file", path.display())),

@@ -16,6 +16,9 @@ use crate::check;
 /// New namespaces for a child, as flags of clone3(2) and unshare(2).
 pub use nix::sched::CloneFlags as Namespaces;
 
+/// Flag of clone3(2) from <linux/sched.h>; libc's constant is cut to 32 bits.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// Where and how a child begins its life.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Birth<'a> {
@@ -73,7 +76,7 @@ pub fn spawn(birth: Birth<'_>, body: impl FnOnce() -> i32) -> io::Result<Child> 
         flags |= namespaces.bits() as u32 as u64;
     }
     if birth.cgroup.is_some() {
-        flags |= libc::CLONE_INTO_CGROUP as u64;
+        flags |= CLONE_INTO_CGROUP;
     }
     // SAFETY: clone_args is plain data; zero is a valid value of every field.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };

@@ -23,7 +23,14 @@ pub fn register_file(file: File, interest: Interest) -> Result<AsyncFd<File>, (F
 /// # Errors
 /// When it cannot be polled.
 pub fn register_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    register(fd, Interest::READABLE)
+}
+
+/// Registers a descriptor for what `interest` says.
+///
+/// # Errors
+/// When it cannot be polled.
+pub fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: as above, for an OwnedFd.
-    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
-        .map_err(|error| error.into_parts().1)
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(|error| error.into_parts().1)
 }

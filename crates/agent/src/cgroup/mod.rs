@@ -1,0 +1,268 @@
+//! A container's cgroup (v2): made with its limits before the first process is
+//! born in it, killed and removed as a whole.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Seek, Write},
+    os::fd::{AsFd, BorrowedFd},
+    path::{Path, PathBuf},
+};
+
+use casemate_linux::{bpf, reactor::register};
+use casemate_protocol::agent;
+use tokio::io::Interest;
+
+use crate::error::{Doing, Error, Result};
+
+mod device_program;
+
+/// Where boot mounts the hierarchy.
+pub(crate) const ROOT: &str = "/sys/fs/cgroup";
+
+/// A cgroup that this agent has made.
+#[derive(Debug)]
+pub(crate) struct Cgroup {
+    path: PathBuf,
+    directory: File,
+}
+
+impl Cgroup {
+    /// Makes a cgroup with its settings and device rules. Nothing of it is
+    /// left when that fails; parents may stay.
+    pub(crate) fn create(wanted: &agent::Cgroup) -> Result<Self> {
+        let path = Path::new(ROOT).join(&wanted.path);
+        make_parents(&path)?;
+        fs::create_dir(&path).doing(|| format!("mkdir {}", path.display()))?;
+        Self::set_up(&path, wanted).inspect_err(|_| {
+            // Nobody has been in it: it goes at once.
+            let _ = fs::remove_dir(&path);
+        })
+    }
+
+    fn set_up(path: &Path, wanted: &agent::Cgroup) -> Result<Self> {
+        let directory = File::open(path).doing(|| format!("open {}", path.display()))?;
+        // In a fixed order, so that what fails always fails in the same way.
+        for (name, value) in wanted.settings.iter().collect::<BTreeMap<_, _>>() {
+            write(&path.join(name), value)
+                .doing(|| format!("set {name} of the cgroup to {value:?}"))?;
+        }
+        if !wanted.device_rules.is_empty() {
+            let program = device_program::compile(&wanted.device_rules);
+            let program = bpf::load_device_program(&program)
+                .doing(|| "load the device program of the cgroup".into())?;
+            bpf::attach_device_program(program.as_fd(), directory.as_fd())
+                .doing(|| "attach the device program to the cgroup".into())?;
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            directory,
+        })
+    }
+
+    /// For processes to be born in it.
+    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Ids of all processes in it and below it.
+    pub(crate) fn processes(&self) -> Result<Vec<u32>> {
+        let mut pids = Vec::new();
+        visit(&self.path, &mut |directory| {
+            let procs = fs::read_to_string(directory.join("cgroup.procs"))?;
+            // A process that this PID namespace cannot see is listed as 0.
+            let listed = procs.lines().filter_map(|line| line.parse::<u32>().ok());
+            pids.extend(listed.filter(|&pid| pid != 0));
+            Ok(())
+        })
+        .doing(|| format!("list the processes of {}", self.path.display()))?;
+        Ok(pids)
+    }
+
+    /// Kills every process in it, with no way to escape by forking.
+    pub(crate) fn kill(&self) -> Result<()> {
+        write(&self.path.join("cgroup.kill"), "1")
+            .doing(|| format!("kill the processes of {}", self.path.display()))
+    }
+
+    /// The kernel has killed a process in it for want of memory.
+    pub(crate) fn oom_killed(&self) -> bool {
+        let Ok(events) = fs::read_to_string(self.path.join("memory.events")) else {
+            // Without the memory controller nobody is killed by it.
+            return false;
+        };
+        value(&events, "oom_kill").is_some_and(|count| count != "0")
+    }
+
+    /// Waits until no process is left in it.
+    pub(crate) async fn empty(&self) -> Result<()> {
+        self.populated_no_more()
+            .await
+            .doing(|| format!("wait for {} to be empty", self.path.display()))
+    }
+
+    async fn populated_no_more(&self) -> io::Result<()> {
+        // A change is told as an exceptional condition; reading through the
+        // same descriptor arms the next one (cgroup-v2.rst, "[Un]populated
+        // Notification").
+        let mut events = File::open(self.path.join("cgroup.events"))?;
+        let changes = register(events.try_clone()?.into(), Interest::PRIORITY)?;
+        loop {
+            events.rewind()?;
+            let text = io::read_to_string(&events)?;
+            if value(&text, "populated") == Some("0") {
+                return Ok(());
+            }
+            changes.ready(Interest::PRIORITY).await?.clear_ready();
+        }
+    }
+
+    /// Kills what is left in it and removes it.
+    pub(crate) async fn remove(&self) -> Result<()> {
+        self.kill()?;
+        self.empty().await?;
+        let mut directories = Vec::new();
+        visit(&self.path, &mut |directory| {
+            directories.push(directory.to_owned());
+            Ok(())
+        })
+        .doing(|| format!("list {}", self.path.display()))?;
+        // The deepest first.
+        for directory in directories.iter().rev() {
+            fs::remove_dir(directory).doing(|| format!("rmdir {}", directory.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes the directories above a cgroup and hands every controller down to it.
+fn make_parents(path: &Path) -> Result<()> {
+    let below: Vec<&Path> = path
+        .ancestors()
+        .skip(1)
+        .take_while(|ancestor| ancestor.starts_with(ROOT))
+        .collect();
+    for parent in below.into_iter().rev() {
+        match fs::create_dir(parent) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(error).doing(|| format!("mkdir {}", parent.display()));
+            }
+            _ => delegate(parent)?,
+        }
+    }
+    Ok(())
+}
+
+/// Enables in the children of a cgroup what it has itself.
+fn delegate(parent: &Path) -> Result<()> {
+    let read = |name: &str| {
+        let path = parent.join(name);
+        fs::read_to_string(&path).doing(|| format!("read {}", path.display()))
+    };
+    let enabled = read("cgroup.subtree_control")?;
+    let missing: Vec<String> = read("cgroup.controllers")?
+        .split_whitespace()
+        .filter(|name| !enabled.split_whitespace().any(|other| other == *name))
+        .map(|name| format!("+{name}"))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let path = parent.join("cgroup.subtree_control");
+    write(&path, &missing.join(" ")).doing(|| format!("write {}", path.display()))
+}
+
+/// Writes to an interface file, which must exist.
+fn write(path: &Path, value: &str) -> io::Result<()> {
+    File::options()
+        .write(true)
+        .open(path)?
+        .write_all(value.as_bytes())
+}
+
+/// Calls `act` for a cgroup and everything below it, parents first.
+fn visit(path: &Path, act: &mut impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    act(path)?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            visit(&entry.path(), act)?;
+        }
+    }
+    Ok(())
+}
+
+/// The value of a key in a flat keyed file.
+fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.lines()
+        .filter_map(|line| line.split_once(' '))
+        .find_map(|(name, value)| (name == key).then_some(value))
+}
+
+/// Checks what the host asks for before anything is made of it.
+pub(crate) fn validate(wanted: &agent::Cgroup) -> Result<()> {
+    let path = Path::new(&wanted.path);
+    let plain = path
+        .components()
+        .all(|part| matches!(part, std::path::Component::Normal(_)));
+    if wanted.path.is_empty() || !plain {
+        return Err(Error::invalid(
+            format!("cgroup path {:?}", wanted.path),
+            "must be relative, without \"..\"",
+        ));
+    }
+    for name in wanted.settings.keys() {
+        // "pids.max": a controller and its file; "cgroup." is the kernel's own.
+        let known = name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._".contains(&byte));
+        if !known || !name.contains('.') || name.starts_with('.') {
+            return Err(Error::invalid(
+                format!("cgroup setting {name:?}"),
+                "is not the name of an interface file",
+            ));
+        }
+    }
+    device_program::validate(&wanted.device_rules)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flat_keyed_files_are_read_by_whole_keys() {
+        let events = "low 0\noom 4\noom_kill 2\noom_group_kill 0\n";
+        assert_eq!(value(events, "oom_kill"), Some("2"));
+        assert_eq!(value(events, "oom_k"), None);
+    }
+
+    #[test]
+    fn a_path_out_of_the_hierarchy_is_refused() {
+        let with = |path: &str| agent::Cgroup {
+            path: path.into(),
+            ..Default::default()
+        };
+        assert!(validate(&with("docker/web")).is_ok());
+        for path in ["", "/docker", "../x", "a/../../b"] {
+            assert!(validate(&with(path)).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_setting_is_a_file_of_the_cgroup() {
+        let with = |name: &str| agent::Cgroup {
+            path: "web".into(),
+            settings: [(name.to_owned(), "1".to_owned())].into(),
+            ..Default::default()
+        };
+        assert!(validate(&with("hugetlb.2MB.max")).is_ok());
+        for name in ["max", "../pids.max", "a/pids.max", ".."] {
+            assert!(validate(&with(name)).is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! The sandbox as the agent sees it: what the service's calls act on.
+//!
+//! ```text
+//!             PrepareSandbox          Shutdown, or the host is gone
+//!   greeted ────────────────► ready ───────────────────────────────► ending
+//! ```
+
+use std::{
+    collections::HashMap,
+    fs,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use casemate_linux::{
+    entropy, interface,
+    process::{Birth, spawn},
+};
+use casemate_protocol::{
+    agent::{
+        AddProcessRequest, CreateContainerRequest, Mount, PrepareSandboxRequest, ProcessRef, Span,
+    },
+    paths::SHARE,
+    stream::StreamHello,
+};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::time::TimeSpec,
+    time::{ClockId, clock_settime},
+    unistd::{sethostname, sync},
+};
+
+use crate::{
+    child::{namespaces::Plan, sysctl},
+    console::say,
+    container::{Container, Process, birth},
+    error::{Doing, Error, Result},
+    limits,
+    reaper::Reaper,
+    streams::Pump,
+    timeline::{Timeline, now},
+};
+
+/// How long the end of all processes, and the writing back of all file
+/// systems, may take before the VM is powered off anyway.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// The containers of this VM. About the lock, see [`Reaper`].
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    reaper: Arc<Reaper>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    prepared: bool,
+    ending: bool,
+    containers: HashMap<String, Slot>,
+}
+
+/// An id is taken while its container is being made or removed.
+#[derive(Debug)]
+enum Slot {
+    Reserved,
+    Made(Arc<Container>),
+}
+
+impl Sandbox {
+    pub(crate) fn new(reaper: Arc<Reaper>) -> Self {
+        Self {
+            reaper,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Makes this VM the one of a sandbox.
+    pub(crate) fn prepare(&self, request: &PrepareSandboxRequest) -> Result<Vec<Span>> {
+        limits::prepare(request)?;
+        let mut timeline = Timeline::since(now());
+        {
+            let mut state = self.state();
+            if state.prepared {
+                return Err(Error::AlreadyPrepared);
+            }
+            state.prepared = true;
+        }
+        step_clock(request.realtime_ns)?;
+        if !request.entropy.is_empty() {
+            entropy::add(&request.entropy).doing(|| "add entropy".into())?;
+        }
+        if !request.hostname.is_empty() {
+            sethostname(&request.hostname)
+                .doing(|| format!("set hostname {:?}", request.hostname))?;
+        }
+        interface::set_up("lo").doing(|| "bring up lo".into())?;
+        timeline.mark("identity");
+        request.mounts.iter().try_for_each(mount_in_guest)?;
+        sysctl::write_all(&request.sysctls)?;
+        timeline.mark("mounts");
+        Ok(timeline.into_spans())
+    }
+
+    /// Makes a container; its first process waits before exec.
+    pub(crate) async fn create(
+        self: Arc<Self>,
+        request: CreateContainerRequest,
+    ) -> Result<(u32, Vec<Span>)> {
+        let id = &request.container_id;
+        limits::id("container id", id)?;
+        limits::container(&request.spec)?;
+        let plan = self.plan(&request)?;
+        self.reserve(id)?;
+        match birth::create(id, &request.spec, plan, &self.reaper).await {
+            Ok((container, spans)) => {
+                let pid = container.init.pid;
+                self.settle(id, Some(Arc::new(container)));
+                Ok((pid, spans))
+            }
+            Err(error) => {
+                self.settle(id, None);
+                Err(error)
+            }
+        }
+    }
+
+    /// Adds a process to a container; it waits before exec.
+    pub(crate) async fn add(self: Arc<Self>, request: AddProcessRequest) -> Result<u32> {
+        let exec = &request.exec_id;
+        limits::id("exec id", exec)?;
+        limits::process(&request.process)?;
+        let container = self.container(&request.container_id)?;
+        if container.init.end.known().is_some() {
+            return Err(Error::Stopped(container.id.clone()));
+        }
+        container.reserve(exec)?;
+        let added = birth::add(&container, &request.process, &request.streams, &self.reaper).await;
+        let (process, result) = match added {
+            Ok(process) => (Some(Arc::clone(&process)), Ok(process.pid)),
+            Err(error) => (None, Err(error)),
+        };
+        container.settle(exec, process);
+        result
+    }
+
+    /// Kills what is left of a container and forgets it.
+    pub(crate) async fn remove(self: Arc<Self>, id: String) -> Result<()> {
+        let container = self.container(&id)?;
+        self.state().containers.insert(id.clone(), Slot::Reserved);
+        let removed = container.cgroup.remove().await;
+        // What could not be removed can be tried again.
+        self.settle(&id, removed.is_err().then_some(container));
+        removed
+    }
+
+    pub(crate) fn container(&self, id: &str) -> Result<Arc<Container>> {
+        match self.state().containers.get(id) {
+            Some(Slot::Made(container)) => Ok(Arc::clone(container)),
+            Some(Slot::Reserved) => Err(Error::Busy(id.to_owned())),
+            None => Err(Error::NoContainer(id.to_owned())),
+        }
+    }
+
+    /// A process and its container.
+    pub(crate) fn process(&self, of: &ProcessRef) -> Result<(Arc<Container>, Arc<Process>)> {
+        let container = self.container(&of.container_id)?;
+        let process = container.process(&of.exec_id)?;
+        Ok((container, process))
+    }
+
+    /// A stream of a process, for the connection that asks for it.
+    pub(crate) fn stream(&self, hello: &StreamHello) -> Option<Pump> {
+        let of = ProcessRef {
+            container_id: hello.container_id.clone(),
+            exec_id: hello.exec_id.clone(),
+            ..Default::default()
+        };
+        let (_, process) = self.process(&of).ok()?;
+        process.streams.take(hello.stream.enum_value().ok()?)
+    }
+
+    /// Ends every process and writes everything back; what takes too long is
+    /// left behind. Nothing can be made afterwards.
+    pub(crate) async fn end(&self) {
+        let containers: Vec<_> = {
+            let mut state = self.state();
+            state.ending = true;
+            state.containers.drain().collect()
+        };
+        let emptied = async {
+            for (_, slot) in &containers {
+                if let Slot::Made(container) = slot {
+                    if let Err(error) = container.cgroup.remove().await {
+                        say(format_args!("container {}: {error}", container.id));
+                    }
+                }
+            }
+            write_back(&self.reaper).await;
+        };
+        if tokio::time::timeout(END_LIMIT, emptied).await.is_err() {
+            say(format_args!("the sandbox did not end within {END_LIMIT:?}"));
+        }
+    }
+
+    fn reserve(&self, id: &str) -> Result<()> {
+        let mut state = self.state();
+        if state.ending {
+            return Err(Error::Ending);
+        }
+        if state.containers.contains_key(id) {
+            return Err(Error::ContainerExists(id.to_owned()));
+        }
+        if state.containers.len() == limits::CONTAINERS {
+            return Err(Error::Limit {
+                what: "containers",
+                count: state.containers.len() + 1,
+                most: limits::CONTAINERS,
+            });
+        }
+        state.containers.insert(id.to_owned(), Slot::Reserved);
+        Ok(())
+    }
+
+    /// Puts the container where its id was reserved, or frees the id.
+    fn settle(&self, id: &str, container: Option<Arc<Container>>) {
+        let containers = &mut self.state().containers;
+        match container {
+            Some(container) => containers.insert(id.to_owned(), Slot::Made(container)),
+            None => containers.remove(id),
+        };
+    }
+
+    /// What namespaces the container makes, and whose it joins.
+    fn plan(&self, request: &CreateContainerRequest) -> Result<Plan> {
+        let mut plan = Plan::default();
+        for namespace in &request.spec.namespaces {
+            let kind = namespace.kind.enum_value_or_default();
+            match namespace.of_container.as_str() {
+                "" => plan.make(kind),
+                other => plan.join(kind, self.running(other)?),
+            }
+        }
+        plan.provide()?;
+        Ok(plan)
+    }
+
+    /// A pidfd of a container's running first process.
+    fn running(&self, id: &str) -> Result<OwnedFd> {
+        let init = &self.container(id)?.init;
+        if init.end.known().is_some() {
+            return Err(Error::Stopped(id.to_owned()));
+        }
+        init.pidfd.try_clone().doing(|| "copy a descriptor".into())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn step_clock(realtime_ns: u64) -> Result<()> {
+    if realtime_ns == 0 {
+        return Ok(());
+    }
+    let time = Duration::from_nanos(realtime_ns);
+    clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::from_duration(time))
+        .doing(|| "set the clock".into())
+}
+
+/// Mounts a file system for the whole sandbox.
+fn mount_in_guest(wanted: &Mount) -> Result<()> {
+    let place = &wanted.destination;
+    let what = || format!("error mounting {:?} at {place:?}", wanted.source);
+    if wanted.source_is_file {
+        fs::File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(place)
+            .doing(what)?;
+    } else {
+        fs::create_dir_all(place).doing(what)?;
+    }
+    let mut flags = MsFlags::from_bits_retain(wanted.flags);
+    if limits::is_bind(wanted) {
+        flags |= MsFlags::MS_BIND;
+    }
+    mount(
+        Some(wanted.source.as_str()),
+        place.as_str(),
+        Some(wanted.fstype.as_str()),
+        flags,
+        Some(wanted.data.as_str()),
+    )
+    .doing(what)
+}
+
+/// Unmounts the share and writes back every file system, in a process of its
+/// own: a file server that is gone must not stop the agent.
+async fn write_back(reaper: &Reaper) {
+    let child = spawn(Birth::default(), || {
+        // Not mounted, or somebody still uses it: the writing back counts.
+        let _ = umount2(SHARE, MntFlags::MNT_DETACH);
+        sync();
+        0
+    });
+    match child {
+        Ok(child) => drop(reaper.watch(child.pid()).reached().await),
+        Err(error) => say(format_args!("write back: {error}")),
+    }
+}

@@ -1,0 +1,220 @@
+//! The Agent service: from ttrpc's calls to the sandbox. Texts and codes of
+//! refusals are in [`crate::error`].
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use casemate_protocol::{
+    agent::{
+        AddProcessRequest, AddProcessResponse, ContainerRef, CreateContainerRequest,
+        CreateContainerResponse, Empty, HelloRequest, HelloResponse, ListProcessesResponse,
+        PrepareSandboxRequest, PrepareSandboxResponse, ProcessRef, ResizeTerminalRequest,
+        SignalProcessRequest, Span, StartProcessResponse, WaitProcessResponse,
+    },
+    agent_ttrpc, negotiate,
+};
+use nix::sys::utsname::uname;
+use tokio::sync::Notify;
+use ttrpc::r#async::TtrpcContext;
+
+use crate::{
+    error::{Doing, Error, Result},
+    limits,
+    sandbox::Sandbox,
+    timeline::now,
+};
+
+/// How long the host may take to hang up after the answer to Shutdown.
+const HANGUP_LIMIT: Duration = Duration::from_secs(1);
+
+/// The service on the one control connection.
+pub(crate) struct Service {
+    sandbox: Arc<Sandbox>,
+    /// What has happened until the service began.
+    boot: Vec<Span>,
+    greeted: AtomicBool,
+    /// Told when the VM has nothing left to do.
+    done: Arc<Notify>,
+}
+
+impl Service {
+    pub(crate) fn new(sandbox: Arc<Sandbox>, boot: Vec<Span>, done: Arc<Notify>) -> Self {
+        Self {
+            sandbox,
+            boot,
+            greeted: AtomicBool::new(false),
+            done,
+        }
+    }
+
+    /// The sandbox, once host and agent have agreed on a version.
+    fn sandbox(&self) -> Result<Arc<Sandbox>> {
+        match self.greeted.load(Ordering::Relaxed) {
+            true => Ok(Arc::clone(&self.sandbox)),
+            false => Err(Error::NotGreeted),
+        }
+    }
+}
+
+/// Runs a change to its end even when its caller gives up waiting: a container
+/// must not be left half made.
+async fn complete<T: Send + 'static>(
+    change: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(change)
+        .await
+        .map_err(std::io::Error::other)
+        .doing(|| "complete the request".into())?
+}
+
+#[async_trait]
+impl agent_ttrpc::Agent for Service {
+    async fn hello(&self, _: &TtrpcContext, request: HelloRequest) -> ttrpc::Result<HelloResponse> {
+        let version = negotiate(request.min_version, request.max_version).map_err(Error::from)?;
+        let system = uname().doing(|| "uname".into())?;
+        self.greeted.store(true, Ordering::Relaxed);
+        Ok(HelloResponse {
+            version,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel_release: system.release().to_string_lossy().into_owned(),
+            spans: self.boot.clone(),
+            now_ns: now(),
+            ..Default::default()
+        })
+    }
+
+    async fn prepare_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: PrepareSandboxRequest,
+    ) -> ttrpc::Result<PrepareSandboxResponse> {
+        Ok(PrepareSandboxResponse {
+            spans: self.sandbox()?.prepare(&request)?,
+            ..Default::default()
+        })
+    }
+
+    async fn create_container(
+        &self,
+        _: &TtrpcContext,
+        request: CreateContainerRequest,
+    ) -> ttrpc::Result<CreateContainerResponse> {
+        let (pid, spans) = complete(self.sandbox()?.create(request)).await?;
+        Ok(CreateContainerResponse {
+            pid,
+            spans,
+            ..Default::default()
+        })
+    }
+
+    async fn add_process(
+        &self,
+        _: &TtrpcContext,
+        request: AddProcessRequest,
+    ) -> ttrpc::Result<AddProcessResponse> {
+        let pid = complete(self.sandbox()?.add(request)).await?;
+        Ok(AddProcessResponse {
+            pid,
+            ..Default::default()
+        })
+    }
+
+    async fn start_process(
+        &self,
+        _: &TtrpcContext,
+        request: ProcessRef,
+    ) -> ttrpc::Result<StartProcessResponse> {
+        let (_, process) = self.sandbox()?.process(&request)?;
+        let spans = complete(async move { process.start().await }).await?;
+        Ok(StartProcessResponse {
+            spans,
+            ..Default::default()
+        })
+    }
+
+    async fn wait_process(
+        &self,
+        _: &TtrpcContext,
+        request: ProcessRef,
+    ) -> ttrpc::Result<WaitProcessResponse> {
+        let (container, process) = self.sandbox()?.process(&request)?;
+        Ok(process.wait(&container).await)
+    }
+
+    async fn signal_process(
+        &self,
+        _: &TtrpcContext,
+        request: SignalProcessRequest,
+    ) -> ttrpc::Result<Empty> {
+        let signal = limits::signal(request.signal)?;
+        let of = ProcessRef {
+            container_id: request.container_id,
+            exec_id: request.exec_id,
+            ..Default::default()
+        };
+        let (container, process) = self.sandbox()?.process(&of)?;
+        match request.all {
+            true => container.signal_all(signal)?,
+            false => process.signal(signal)?,
+        }
+        Ok(Empty::new())
+    }
+
+    async fn resize_terminal(
+        &self,
+        _: &TtrpcContext,
+        request: ResizeTerminalRequest,
+    ) -> ttrpc::Result<Empty> {
+        let (columns, rows) = limits::size(request.columns, request.rows)?;
+        let of = ProcessRef {
+            container_id: request.container_id,
+            exec_id: request.exec_id,
+            ..Default::default()
+        };
+        let (_, process) = self.sandbox()?.process(&of)?;
+        process.resize(columns, rows)?;
+        Ok(Empty::new())
+    }
+
+    async fn list_processes(
+        &self,
+        _: &TtrpcContext,
+        request: ContainerRef,
+    ) -> ttrpc::Result<ListProcessesResponse> {
+        let container = self.sandbox()?.container(&request.container_id)?;
+        Ok(container.list()?)
+    }
+
+    async fn remove_process(&self, _: &TtrpcContext, request: ProcessRef) -> ttrpc::Result<Empty> {
+        let container = self.sandbox()?.container(&request.container_id)?;
+        container.forget(&request.exec_id)?;
+        Ok(Empty::new())
+    }
+
+    async fn remove_container(
+        &self,
+        _: &TtrpcContext,
+        request: ContainerRef,
+    ) -> ttrpc::Result<Empty> {
+        complete(self.sandbox()?.remove(request.container_id)).await?;
+        Ok(Empty::new())
+    }
+
+    async fn shutdown(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<Empty> {
+        self.sandbox()?.end().await;
+        // The host hangs up when it has read the answer; powering off before
+        // could lose it in the virtqueue.
+        let done = Arc::clone(&self.done);
+        tokio::spawn(async move {
+            tokio::time::sleep(HANGUP_LIMIT).await;
+            done.notify_one();
+        });
+        Ok(Empty::new())
+    }
+}

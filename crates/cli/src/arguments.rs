@@ -7,12 +7,23 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Where containers are recorded unless `--root` says otherwise.
 pub const DEFAULT_ROOT: &str = "/run/casemate/oci";
 
+/// As runc prints it; clients parse "NAME version X" and the "spec:" line.
+const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.2.1");
+
 /// Secure container runtime: every container in a virtual machine of its own.
 #[derive(Debug, Parser)]
-#[command(name = "casemate", version, max_term_width = 100)]
+#[command(
+    name = "casemate",
+    version = VERSION,
+    disable_version_flag = true,
+    max_term_width = 100
+)]
 pub struct Arguments {
     #[command(flatten)]
     pub global: Global,
+    /// Print the version
+    #[arg(short, long, action = clap::ArgAction::Version)]
+    version: (),
     #[command(subcommand)]
     pub verb: Verb,
 }

@@ -104,8 +104,7 @@ fn read_bundle(place: &Place, bundle: &Path) -> Result<HostSpec> {
         container_id: place.id.as_str(),
         directory: &directory,
     };
-    let split = spec::split(&spec, bundle, &LiveHost)?;
-    Ok(split.host)
+    Ok(spec::host_spec(&spec, bundle, &LiveHost)?)
 }
 
 /// What runc refuses as well, and what cannot be in a VM.

@@ -28,7 +28,12 @@ pub fn open(global: &Global, verb: &Verb) -> Result<()> {
         (false, false) => "warn",
     };
     let filter = EnvFilter::new(format!("warn,casemate={level}"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    // A log that cannot be written (full disk) must not end the process: the
+    // subscriber would complain on standard error, which may be that log.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .log_internal_errors(false);
     match (&global.log, global.log_format) {
         (None, _) => builder
             .with_ansi(std::io::stderr().is_terminal())
@@ -42,7 +47,7 @@ pub fn open(global: &Global, verb: &Verb) -> Result<()> {
 
 /// Reports why a verb failed: one line on standard error, and in the log file.
 pub fn failure(global: &Global, error: &anyhow::Error) {
-    let message = format!("{error:#}");
+    let message = one_line(error);
     eprintln!("casemate: {message}");
     let Some(path) = &global.log else { return };
     let time = humantime::format_rfc3339_seconds(SystemTime::now());
@@ -57,12 +62,48 @@ pub fn failure(global: &Global, error: &anyhow::Error) {
     };
     let written = append(path).and_then(|mut file| Ok(writeln!(file, "{line}")?));
     if let Err(error) = written {
-        eprintln!("casemate: {error:#}");
+        eprintln!("casemate: {}", one_line(&error));
     }
+}
+
+/// An error with its causes in one line. Typed errors say their cause
+/// themselves, so one that is already in the text is not said again.
+pub fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if line.is_empty() {
+            line = text;
+        } else if !line.contains(&text) {
+            line = format!("{line}: {text}");
+        }
+    }
+    line.replace('\n', " ")
 }
 
 fn append(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     let file = options.create(true).append(true).open(path);
     file.with_context(|| format!("log file {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn no_cause_is_said_twice() {
+        let cause = std::io::Error::from_raw_os_error(libc::ENOSPC);
+        let typed = casemate_sandbox::state::Error::Io {
+            path: "/run/x".into(),
+            source: cause,
+        };
+        let error = Err::<(), _>(typed).context("state").unwrap_err();
+        assert_eq!(
+            one_line(&error),
+            "state: /run/x: No space left on device (os error 28)"
+        );
+    }
 }

@@ -32,10 +32,10 @@ fn main() -> ExitCode {
         }
     };
     if let Err(error) = log::open(&arguments.global, &arguments.verb) {
-        eprintln!("casemate: {error:#}");
+        eprintln!("casemate: {}", log::one_line(&error));
         return ExitCode::FAILURE;
     }
-    let Arguments { global, verb } = arguments;
+    let Arguments { global, verb, .. } = arguments;
     let result = match verb {
         Verb::Create(arguments) => commands::create::run(&global, &arguments),
         Verb::Start(arguments) => commands::start::run(&global, &arguments),

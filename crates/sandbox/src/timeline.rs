@@ -84,11 +84,11 @@ impl Timeline {
                 continue;
             };
             let name: String = span.name.chars().filter(|c| !c.is_control()).take(64).collect();
-            let (part, name) = match name.split_once(": ") {
-                Some((part, name)) => (part.to_owned(), name.to_owned()),
-                None => (part.to_owned(), name),
-            };
-            self.add(&part, &name, begin, end.max(begin));
+            // What passed before the agent was not its work.
+            match name.as_str() {
+                "kernel" => self.add("kernel", "boot", begin, end.max(begin)),
+                name => self.add(part, name, begin, end.max(begin)),
+            }
         }
     }
 
@@ -120,7 +120,7 @@ mod tests {
         timeline.add_guest("agent", &[guest_span("lost", 0, 1)]);
         timeline.relate_guest(500, 10_500);
         timeline.add_guest("agent", &[guest_span("mount", 100, 200)]);
-        timeline.add_guest("agent", &[guest_span("kernel: boot\n", 0, 90)]);
+        timeline.add_guest("agent", &[guest_span("kernel\n", 0, 90)]);
         timeline.add("host", "prepare", 9_000, 9_500);
         let shown: Vec<_> = timeline
             .spans()

@@ -13,6 +13,7 @@ use casemate_sandbox::{
 use tokio::time::timeout;
 
 use crate::{
+    log,
     arguments::{Delete, Global},
     client::{Monitor, Place, block_on},
 };
@@ -69,7 +70,7 @@ pub fn force(place: &Place) -> Result<()> {
         {
             let polite = timeout(FORCE_LIMIT, end(place, &monitor)).await;
             if let Err(error) = polite.context("the guest does not answer").flatten() {
-                tracing::warn!(container = %place.id, "{error:#}, its VM is ended");
+                tracing::warn!(container = %place.id, "{}, its VM is ended", log::one_line(&error));
             }
             // One that cannot even do that is killed below.
             let _ = timeout(FORCE_LIMIT, monitor.shutdown()).await;

@@ -20,7 +20,8 @@ use casemate_sandbox::{
 use casemate_shim::CONTROL_SOCKET;
 use tokio::{net::UnixListener, task::LocalSet};
 
-use crate::{arguments::Monitor, launch::READY};
+use crate::{
+    log,arguments::Monitor, launch::READY};
 
 /// Where the command line has put things.
 const CONFIG_FD: i32 = 3;
@@ -38,7 +39,7 @@ pub fn run(arguments: Monitor) -> Result<ExitCode> {
     let result = LocalSet::new().block_on(&runtime, serve(arguments, config, &mut readiness));
     if let Err(error) = &result {
         // The command line shows it; without one the log has it.
-        let _ = writeln!(readiness, "{error:#}");
+        let _ = writeln!(readiness, "{}", log::one_line(error));
     }
     result.map(|()| ExitCode::SUCCESS)
 }
@@ -85,7 +86,7 @@ async fn take_attachments(listener: UnixListener, sandbox: Handle) {
             take_attachment(connection, &sandbox).await
         };
         if let Err(error) = taken.await {
-            tracing::warn!("{error:#}");
+            tracing::warn!("{}", log::one_line(&error));
         }
     }
 }

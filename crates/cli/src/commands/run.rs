@@ -9,6 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::delete;
 use crate::{
+    log,
     arguments::{Global, Run},
     client::{Monitor, block_on},
     launch::{Launched, OwnTerminal, launch},
@@ -83,15 +84,15 @@ async fn follow_size(terminal: Option<&OwnTerminal>, monitor: &Monitor) {
     let Some(terminal) = terminal else { return };
     let (columns, rows) = match terminal.size() {
         Ok(size) => size,
-        Err(error) => return tracing::warn!("{error:#}"),
+        Err(error) => return tracing::warn!("{}", log::one_line(&error)),
     };
     if let Err(error) = monitor.resize(columns.into(), rows.into()).await {
-        tracing::debug!("{error:#}");
+        tracing::debug!("{}", log::one_line(&error));
     }
 }
 
 fn remove(launched: &Launched) {
     if let Err(error) = delete::force(&launched.place) {
-        tracing::error!("{error:#}");
+        tracing::error!("{}", log::one_line(&error));
     }
 }

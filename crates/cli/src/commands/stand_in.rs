@@ -27,7 +27,8 @@ use nix::{
     unistd::{chdir, pivot_root, setsid},
 };
 
-use crate::{arguments::StandIn, launch::READY};
+use crate::{
+    log,arguments::StandIn, launch::READY};
 
 /// Where the command line has put things.
 const CONTROL_FD: i32 = 3;
@@ -44,7 +45,7 @@ pub fn run(arguments: &StandIn) -> Result<ExitCode> {
     match shut_in(arguments) {
         Ok(()) => readiness.write_all(READY).context("readiness")?,
         Err(error) => {
-            let _ = writeln!(readiness, "{error:#}");
+            let _ = writeln!(readiness, "{}", log::one_line(&error));
             return Err(error);
         }
     }

@@ -18,6 +18,9 @@ use guest::Stage;
 
 type Scenario = for<'a> fn(&'a Stage) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
+/// Makes this program a monitor that a scenario kills.
+const AS_MONITOR: &str = "--as-monitor";
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let wanted = arguments.iter().find(|argument| !argument.starts_with('-'));
@@ -32,6 +35,9 @@ fn main() -> ExitCode {
         .enable_all()
         .build()
         .expect("a runtime");
+    if arguments.iter().any(|argument| argument == AS_MONITOR) {
+        runtime.block_on(scenarios::as_monitor(&stage));
+    }
     if wanted.is_some_and(|name| name == "bench") {
         runtime.block_on(bench::run(&stage));
         return ExitCode::SUCCESS;

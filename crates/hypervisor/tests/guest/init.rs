@@ -32,9 +32,7 @@ fn main() {
         Some("restart") => end(RESTART),
         Some("watch") => watch(&mut console),
         Some("flood") => flood(&mut console),
-        Some("idle") => loop {
-            sleep(Duration::from_secs(1000));
-        },
+        Some("idle") => idle(),
         _ => {}
     }
     end(POWER_OFF);
@@ -64,7 +62,8 @@ fn watch(console: &mut File) {
         }
         for card in fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
             let address = fs::read_to_string(card.path().join("address")).unwrap_or_default();
-            if card.file_name() != "lo" {
+            // Not those that the kernel makes up.
+            if card.path().join("device").exists() {
                 now.push(format!("card:{}", address.trim()));
             }
         }
@@ -78,8 +77,15 @@ fn watch(console: &mut File) {
     }
 }
 
+fn idle() -> ! {
+    loop {
+        sleep(Duration::from_secs(1000));
+    }
+}
+
 fn flood(console: &mut File) {
-    for n in 0..20_000 {
+    for n in 0..1000 {
         writeln!(console, "line {n} of many that nobody wants to read").ok();
     }
+    idle();
 }

@@ -27,7 +27,7 @@ pub(crate) const NOBODY: Identity = Identity {
     gid: 0x6fff_0001,
 };
 
-pub(crate) const CONSOLE_LIMIT: u64 = 64 * 1024;
+pub(crate) const CONSOLE_LIMIT: u64 = 16 * 1024;
 
 impl Stage {
     /// What is missing, as a reason to skip.

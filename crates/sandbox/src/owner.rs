@@ -345,6 +345,7 @@ impl Owner {
             slot: &rootfs,
             readonly: false,
             recursive: true,
+            readonly_below: false,
         })?;
         for share in &container.host.shares {
             ready.share.add(Entry {
@@ -352,6 +353,7 @@ impl Owner {
                 slot: &share.slot,
                 readonly: share.readonly,
                 recursive: share.recursive,
+                readonly_below: share.readonly_below,
             })?;
         }
         Ok(())

@@ -49,6 +49,8 @@ pub struct Entry<'a> {
     pub readonly: bool,
     /// With what is mounted below the source.
     pub recursive: bool,
+    /// The guest may not write to what is mounted below either.
+    pub readonly_below: bool,
 }
 
 impl Share {
@@ -106,9 +108,16 @@ impl Share {
             }
         };
         let tree = mount::clone_tree(entry.source, entry.recursive).map_err(failed("clone mount"))?;
-        let set = if entry.readonly { attr::RDONLY } else { 0 };
-        mount::set_attributes(tree.as_fd(), set, 0, MsFlags::empty(), entry.recursive)
-            .map_err(failed("set mount attributes"))?;
+        // The host serves bytes: it never runs or opens what the guest leaves.
+        let inert = attr::NOSUID | attr::NODEV | attr::NOEXEC;
+        let mut attributes = vec![(inert, entry.recursive)];
+        if entry.readonly {
+            attributes.push((attr::RDONLY, entry.readonly_below));
+        }
+        for (set, recursive) in attributes {
+            mount::set_attributes(tree.as_fd(), set, 0, MsFlags::empty(), recursive)
+                .map_err(failed("set mount attributes"))?;
+        }
         let place = self.path.join(entry.slot);
         make_place(&place, entry.source.is_dir()).map_err(failed("make mount point"))?;
         let target = mount::open_in(
@@ -224,6 +233,7 @@ mod tests {
                 slot,
                 readonly,
                 recursive: true,
+                readonly_below: false,
             };
             share.add(entry(&data, "web/rootfs", false)).unwrap();
             share.add(entry(&data, "web/mounts/0", true)).unwrap();
@@ -244,6 +254,6 @@ mod tests {
         .unwrap();
         assert_eq!(child.wait().unwrap(), Exit::Code(0));
         assert_eq!(fs::read_to_string(data.join("file")).unwrap(), "precious");
-        assert_eq!(fs::read_dir(sandbox).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(sandbox).unwrap().count(), 0);
     }
 }

@@ -25,6 +25,7 @@ use std::{
 
 use casemate_linux::socket;
 use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
 
 use crate::{
     identifier::{Id, InvalidId},
@@ -157,10 +158,19 @@ pub fn announce(directory: &Path, announcement: &Announcement, descriptors: &[Bo
 ///
 /// # Errors
 /// For anything that is not an announcement with its descriptors.
-pub fn receive(connection: BorrowedFd<'_>) -> Result<Attachment, Error> {
+pub async fn receive(connection: &tokio::net::UnixStream) -> Result<Attachment, Error> {
     let mut line = [0; MAX_ANNOUNCEMENT];
-    let (count, descriptors) = socket::receive_with_descriptors(connection, &mut line)?;
-    let announcement: Announcement = serde_json::from_slice(&line[..count])?;
+    // Readiness may be announced in vain; async_io tries again then.
+    let (count, descriptors) = connection
+        .async_io(Interest::READABLE, || {
+            socket::receive_with_descriptors(connection.as_fd(), &mut line)
+        })
+        .await?;
+    parse(&line[..count], descriptors)
+}
+
+fn parse(line: &[u8], descriptors: Vec<OwnedFd>) -> Result<Attachment, Error> {
+    let announcement: Announcement = serde_json::from_slice(line)?;
     let expected = 1 + announcement.streams.iter().filter(|wanted| **wanted).count();
     if descriptors.len() != expected {
         return Err(Error::Descriptors(descriptors.len(), expected));
@@ -205,6 +215,22 @@ mod tests {
         }
     }
 
+    fn on_runtime<T>(work: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(work)
+    }
+
+    fn monitor_side(connection: &UnixStream) -> Result<Attachment, Error> {
+        let connection = connection.try_clone().unwrap();
+        connection.set_nonblocking(true).unwrap();
+        on_runtime(async {
+            receive(&tokio::net::UnixStream::from_std(connection).unwrap()).await
+        })
+    }
+
     #[test]
     fn a_stand_in_arrives_with_its_streams_and_leaves_with_its_status() {
         let directory = tempfile::tempdir().unwrap();
@@ -217,11 +243,13 @@ mod tests {
             announce(&path, &announcement(), &fds).unwrap();
         });
         let (connection, _) = listener.accept().unwrap();
-        let attachment = receive(connection.as_fd()).unwrap();
+        let attachment = monitor_side(&connection).unwrap();
         accept(connection.into()).unwrap();
         client.join().unwrap();
         assert!(attachment.stdio.stdin.is_none());
-        File::from(attachment.stdio.stdout.unwrap()).write_all(b"out").unwrap();
+        let mut stdout = std::fs::File::from(attachment.stdio.stdout.unwrap());
+        stdout.write_all(b"out").unwrap();
+        drop(stdout);
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "out");
@@ -236,8 +264,8 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let line = serde_json::to_vec(&announcement()).unwrap();
         socket::send_with_descriptors(ours.as_fd(), &line, &[ours.as_fd()]).unwrap();
-        assert!(matches!(receive(theirs.as_fd()), Err(Error::Descriptors(1, 2))));
+        assert!(matches!(monitor_side(&theirs), Err(Error::Descriptors(1, 2))));
         socket::send_with_descriptors(ours.as_fd(), b"{", &[]).unwrap();
-        assert!(matches!(receive(theirs.as_fd()), Err(Error::Malformed(_))));
+        assert!(matches!(monitor_side(&theirs), Err(Error::Malformed(_))));
     }
 }

@@ -69,12 +69,15 @@ pub fn force(place: &Place) -> Result<()> {
             && let Ok(monitor) = Monitor::connect(place)
         {
             let polite = timeout(FORCE_LIMIT, end(place, &monitor)).await;
-            if let Err(error) = polite.context("the guest does not answer").flatten() {
-                tracing::warn!(container = %place.id, "{}, its VM is ended", log::one_line(&error));
-            }
-            // One that cannot even do that is killed below.
+            // One that cannot even do that is killed.
             let _ = timeout(FORCE_LIMIT, monitor.shutdown()).await;
             monitor.await_end(END_LIMIT).await;
+            // Two deletes at a time get in each other's way, which is no harm.
+            if let Err(error) = polite.context("the guest does not answer").flatten()
+                && place.directory.exists()
+            {
+                tracing::warn!(container = %place.id, "its VM was ended: {}", log::one_line(&error));
+            }
         }
         clean_up(place).await
     })

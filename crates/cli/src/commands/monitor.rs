@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     io::Write,
-    os::fd::AsFd,
     process::ExitCode,
     rc::Rc,
 };
@@ -92,8 +91,7 @@ async fn take_attachments(listener: UnixListener, sandbox: Handle) {
 }
 
 async fn take_attachment(connection: tokio::net::UnixStream, sandbox: &Handle) -> Result<()> {
-    connection.readable().await?;
-    let attachment = stand_in::receive(connection.as_fd())?;
+    let attachment = stand_in::receive(&connection).await?;
     sandbox.attach(attachment).await?;
     let connection = connection.into_std()?;
     connection.set_nonblocking(false)?;

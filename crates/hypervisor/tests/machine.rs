@@ -11,6 +11,8 @@ mod bench;
 mod guest;
 #[path = "machine/scenarios.rs"]
 mod scenarios;
+#[path = "machine/tap.rs"]
+mod tap;
 
 use std::{future::Future, pin::Pin, process::ExitCode, time::Instant};
 

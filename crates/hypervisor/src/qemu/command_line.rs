@@ -10,6 +10,9 @@ pub(super) const KERNEL: &str = "/kernel";
 /// Where the jail shows the initial RAM file system.
 pub(super) const INITRD: &str = "/initrd";
 
+/// A firmware that does nothing but start a kernel.
+pub(super) const QBOOT: &str = "qboot.rom";
+
 /// Entries of the queue on which file requests wait: what virtiofsd allows.
 const FILE_SHARE_QUEUE: u32 = 1024;
 
@@ -19,10 +22,18 @@ pub(super) struct Plan {
     pub(super) vcpus: u32,
     pub(super) memory_mib: u32,
     pub(super) hotplug_slots: u32,
-    /// Folders with firmware, in the jail.
-    pub(super) firmware: Vec<PathBuf>,
+    pub(super) firmware: Firmware,
     pub(super) parameters: Vec<Parameter>,
     pub(super) sockets: Sockets,
+}
+
+/// What the machine finds in its ROMs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Firmware {
+    /// Folders that it is looked for in.
+    pub(super) folders: Vec<PathBuf>,
+    /// Whether qboot is among it, which starts a kernel sooner than SeaBIOS.
+    pub(super) has_qboot: bool,
 }
 
 /// What executes the guest's instructions.
@@ -83,7 +94,9 @@ fn machine(line: &mut Line, plan: &Plan) {
             translation_buffer_mib: buffer,
         } => {
             line.option("-accel", format!("tcg,tb-size={buffer}"));
-            line.option("-cpu", "max");
+            // Without fast string instructions: the kernel copies with them where
+            // they are there, and they are the slow ones when emulated.
+            line.option("-cpu", "max,-erms,-fsrm");
         }
     }
     line.option("-smp", plan.vcpus.to_string());
@@ -95,9 +108,12 @@ fn machine(line: &mut Line, plan: &Plan) {
 }
 
 fn boot(line: &mut Line, plan: &Plan) {
-    for folder in &plan.firmware {
+    for folder in &plan.firmware.folders {
         line.flag("-L");
         line.0.push(folder.into());
+    }
+    if plan.firmware.has_qboot {
+        line.option("-bios", QBOOT);
     }
     line.option("-kernel", KERNEL);
     line.option("-initrd", INITRD);
@@ -182,5 +198,95 @@ impl Line {
     fn option(&mut self, flag: &str, value: impl AsRef<str>) {
         self.flag(flag);
         self.0.push(value.as_ref().into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    /// Compares with a golden file; with `CASEMATE_BLESS` set, writes it.
+    fn golden(name: &str, plan: &Plan) {
+        let arguments = arguments(plan);
+        let words = arguments.iter().map(|word| word.to_str().unwrap());
+        let mut text = String::new();
+        for word in words {
+            // One option a line, with its value.
+            let option = word.starts_with('-');
+            text.push_str(if text.is_empty() {
+                ""
+            } else if option {
+                "\n"
+            } else {
+                " "
+            });
+            text.push_str(word);
+        }
+        text.push('\n');
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/golden")
+            .join(name);
+        if std::env::var_os("CASEMATE_BLESS").is_some() {
+            fs::write(&path, &text).unwrap();
+        }
+        let expected = fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(
+            text,
+            expected,
+            "{}: set CASEMATE_BLESS=1 to accept",
+            path.display()
+        );
+    }
+
+    fn plan(accelerator: Accelerator, prefix: &str) -> Plan {
+        let mut parameters = parameters(accelerator, Some(2_100_000));
+        parameters.push(Parameter::known("casemate.example=1"));
+        Plan {
+            accelerator,
+            vcpus: 1,
+            memory_mib: 256,
+            hotplug_slots: 0,
+            firmware: Firmware {
+                folders: vec![Path::new(prefix).join("share/qemu")],
+                has_qboot: true,
+            },
+            parameters,
+            sockets: Sockets {
+                control: 3,
+                console: 4,
+                file_share: Some(("share,1".to_owned(), 5)),
+                vsock: Some(6),
+            },
+        }
+    }
+
+    const EMULATION: Accelerator = Accelerator::Emulation {
+        translation_buffer_mib: 32,
+    };
+
+    #[test]
+    fn emulated_machine() {
+        golden("emulated.txt", &plan(EMULATION, "/usr"));
+    }
+
+    #[test]
+    fn machine_on_kvm() {
+        let mut plan = plan(Accelerator::Kvm, "/usr");
+        plan.vcpus = 4;
+        plan.hotplug_slots = 2;
+        plan.parameters = parameters(Accelerator::Kvm, None);
+        golden("kvm.txt", &plan);
+    }
+
+    #[test]
+    fn machine_without_devices_in_a_program_elsewhere() {
+        let mut plan = plan(EMULATION, "/opt/qemu");
+        plan.firmware.folders.push("/opt/qemu/share/seabios".into());
+        plan.firmware.has_qboot = false;
+        plan.sockets.file_share = None;
+        plan.sockets.vsock = None;
+        golden("bare.txt", &plan);
     }
 }

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::command_line::{Firmware, QBOOT};
 use crate::jail::{Bind, BindKind};
 
 /// A QEMU program with its surroundings.
@@ -38,9 +39,13 @@ impl Installation {
         })
     }
 
-    /// Folders with firmware, as far as they exist.
-    pub(super) fn firmware(&self) -> Vec<PathBuf> {
-        self.existing(["share/qemu", "share/seabios", "share/qboot"])
+    /// What the program may load into a machine's ROMs.
+    pub(super) fn firmware(&self) -> Firmware {
+        let folders = self.existing(["share/qemu", "share/seabios", "share/qboot"]);
+        Firmware {
+            has_qboot: folders.iter().any(|folder| folder.join(QBOOT).exists()),
+            folders,
+        }
     }
 
     /// A program outside the system's folders may bring its own libraries; no
@@ -102,7 +107,11 @@ mod tests {
         std::os::unix::fs::symlink(prefix.join("bin/qemu"), prefix.join("link")).unwrap();
         let installation = Installation::of(&prefix.join("link")).unwrap();
         assert_eq!(installation.program, prefix.join("bin/qemu"));
-        assert_eq!(installation.firmware(), [prefix.join("share/qemu")]);
+        let firmware = installation.firmware();
+        assert_eq!(firmware.folders, [prefix.join("share/qemu")]);
+        assert!(!firmware.has_qboot);
+        fs::write(prefix.join("share/qemu/qboot.rom"), "").unwrap();
+        assert!(installation.firmware().has_qboot);
         let variable = format!("LD_LIBRARY_PATH={}/lib", prefix.display());
         assert_eq!(installation.environment(), [OsString::from(variable)]);
         assert!(

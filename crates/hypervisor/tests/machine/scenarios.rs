@@ -11,7 +11,8 @@ use std::{
 
 use casemate_config::Accelerator;
 use casemate_hypervisor::{
-    BlockDevice, Cause, Device, Error, Hypervisor, ThreadRole, Tier, qemu::Qemu,
+    BlockDevice, Cause, Device, Error, Hypervisor, MacAddress, NetworkDevice, ThreadRole, Tier,
+    qemu::Qemu,
 };
 use casemate_linux::{
     process::{pidfd_open, signal_pidfd},
@@ -25,6 +26,7 @@ use nix::{
 use crate::{
     AS_MONITOR, Scenario,
     guest::{CONSOLE_LIMIT, NOBODY, Stage},
+    tap,
 };
 
 macro_rules! scenarios {
@@ -44,6 +46,7 @@ scenarios![
     a_given_network_namespace_is_entered,
     a_paused_guest_stands_still,
     disks_come_and_go,
+    network_cards_come_and_go,
     a_flooded_console_stays_small,
     several_processors_run,
     the_machine_dies_with_its_monitor,
@@ -271,6 +274,44 @@ fn disk(stage: &Stage, name: &str, kib: u64, read_only: bool) -> Device {
         read_only,
         serial: name.to_owned(),
     })
+}
+
+async fn network_cards_come_and_go(stage: &Stage) {
+    let mut spec = stage.spec("watch");
+    spec.hotplug_slots = 1;
+    let vm = stage.boot(spec).await;
+    stage.said("SEES []").await;
+    for last in 1..=2 {
+        let card = Device::Network(NetworkDevice {
+            tap_queues: vec![tap::open("casemate-test")],
+            mac: MacAddress([2, 0, 0, 0, 0, last]),
+        });
+        let start = Instant::now();
+        let id = vm.plug(card).await.unwrap();
+        stage
+            .said(&format!("SEES [card:02:00:00:00:00:0{last}]"))
+            .await;
+        println!("  plugged and seen in {:.2?}", start.elapsed());
+        vm.unplug(&id).await.unwrap();
+        // QEMU has given the tap back: it is gone with its last descriptor.
+        assert!(!Path::new("/sys/class/net/casemate-test").exists());
+    }
+    let no_tap = Device::Network(NetworkDevice {
+        tap_queues: vec![File::open("/dev/null").unwrap().into()],
+        mac: MacAddress([2, 0, 0, 0, 0, 3]),
+    });
+    let refusal = vm.plug(no_tap).await.unwrap_err();
+    assert!(
+        matches!(
+            refusal,
+            Error::Refused {
+                command: "netdev_add",
+                ..
+            }
+        ),
+        "{refusal}"
+    );
+    println!("  {refusal}");
 }
 
 async fn a_flooded_console_stays_small(stage: &Stage) {

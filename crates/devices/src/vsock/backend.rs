@@ -21,7 +21,7 @@ use vmm_sys_util::event::{
 
 use super::chain::Memory;
 use super::device::{self, Rest};
-use super::muxer::{Limits, Muxer};
+use super::muxer::{Counters, Limits, Muxer};
 use super::poll::{Poll, TOKEN_AGAIN, TOKEN_LISTENER, TOKEN_STREAMS, TOKEN_TIMER};
 
 /// Queues in the order of virtio 1.2, 5.10.2.
@@ -89,6 +89,21 @@ impl Backend {
             self.muxer = Some(muxer);
         }
         Ok(())
+    }
+
+    /// What went wrong so far; none before the start.
+    pub fn counters(&self) -> Option<Counters> {
+        self.muxer.as_ref().map(Muxer::counters)
+    }
+
+    /// Bytes from the guest that wait for the host.
+    pub fn backlog(&self) -> usize {
+        self.muxer.as_ref().map_or(0, Muxer::backlog)
+    }
+
+    /// Host streams at present: connections, and clients that wait for one.
+    pub fn open_streams(&self) -> usize {
+        self.muxer.as_ref().map_or(0, Muxer::open_streams)
     }
 
     fn serve(&mut self, event: u16, events: EventSet, rings: &[Vring]) {

@@ -113,6 +113,8 @@ pub struct Connection {
     told_shutdown: u32,
     owes_credit: bool,
     credit_asked: bool,
+    /// Both sides have agreed to it.
+    opened: bool,
 }
 
 impl Connection {
@@ -145,6 +147,7 @@ impl Connection {
             told_shutdown: 0,
             owes_credit: false,
             credit_asked: false,
+            opened: false,
         }
     }
 
@@ -165,6 +168,7 @@ impl Connection {
             return match op {
                 Op::Response => {
                     self.phase = Phase::Established;
+                    self.opened = true;
                     Ok(Verdict::Answered)
                 }
                 Op::Reset => {
@@ -329,7 +333,10 @@ impl Connection {
             Packet::Data { limit: len } => self.credit.spend(len),
             Packet::Control { op, flags } => match op {
                 Op::Request => self.phase = Phase::Requested { sent: true },
-                Op::Response => self.phase = Phase::Established,
+                Op::Response => {
+                    self.phase = Phase::Established;
+                    self.opened = true;
+                }
                 Op::Shutdown => self.told_shutdown |= flags,
                 Op::CreditUpdate => self.owes_credit = false,
                 Op::CreditRequest => self.credit_asked = true,
@@ -406,9 +413,10 @@ impl Connection {
         self.is_gone() && self.backlog.is_empty()
     }
 
-    /// Whether it ended by agreement rather than by a bare reset.
-    pub fn ended_cleanly(&self) -> bool {
-        self.guest_shutdown == SHUTDOWN_BOTH || self.told_shutdown == SHUTDOWN_BOTH
+    /// Whether it was open and then broken off by a bare reset.
+    pub fn was_broken_off(&self) -> bool {
+        let agreed = self.guest_shutdown == SHUTDOWN_BOTH || self.told_shutdown == SHUTDOWN_BOTH;
+        self.opened && !agreed
     }
 }
 

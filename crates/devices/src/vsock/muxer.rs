@@ -318,9 +318,11 @@ impl Muxer {
         let Some(stream) = self.streams.remove(slot) else {
             return;
         };
-        if let Use::Connection(connection, _) = &stream.purpose
-            && connection.ended_cleanly()
-        {
+        let broken_off = match &stream.purpose {
+            Use::Connection(connection, _) => connection.was_broken_off(),
+            Use::Greeting => false,
+        };
+        if !broken_off {
             discard_unread(&stream.socket);
         }
     }
@@ -364,8 +366,8 @@ fn shut(socket: &UnixStream, connection: &mut Connection) {
 }
 
 /// Empties the stream before it is closed. Linux gives a client whose bytes
-/// were not read ECONNRESET instead of end-of-file, though the guest has closed
-/// in good order.
+/// were not read ECONNRESET instead of end-of-file, and that is for connections
+/// that are broken off.
 fn discard_unread(mut socket: &UnixStream) {
     let _ = socket.shutdown(Shutdown::Both);
     let mut sink = [0; 4096];

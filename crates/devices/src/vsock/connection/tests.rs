@@ -397,7 +397,13 @@ impl World {
 
     /// Lets everything come to rest with both sides reading.
     fn run_dry(&mut self) {
-        for _ in 0..400 {
+        loop {
+            let moving = self.connection.next_packet().is_some() && !self.over;
+            let waiting = self.to_device.len() + self.to_guest.len();
+            let unread = self.guest.buffer.len() + self.host.inbound.len();
+            if !moving && waiting + unread == 0 {
+                return;
+            }
             self.apply(Step::DeviceTakes);
             self.apply(Step::DeviceGives(1000));
             self.apply(Step::GuestTakes);

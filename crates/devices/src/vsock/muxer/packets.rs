@@ -54,10 +54,11 @@ impl Muxer {
         debug!(%err, "guest sent a malformed descriptor chain");
     }
 
-    /// Answers a packet nobody takes. A reset is not answered by a reset.
+    /// Answers a packet nobody takes. A reset is not answered by a reset; two
+    /// of them may well have crossed.
     fn refuse(&mut self, header: &Header) {
-        self.counters.unknown += 1;
         if header.op != Op::Reset as u16 {
+            self.counters.unknown += 1;
             self.resets.push_back(header.reset());
         }
     }
@@ -128,7 +129,7 @@ impl Muxer {
             if let Some(stream) = self.streams.get(slot) {
                 stream.queued = false;
             }
-            let header = self.next_from(slot, &mut data_at);
+            let header = self.next_from(slot, data_at.clone());
             self.settle(slot);
             if let Some(header) = header? {
                 header_at.write_header(&header)?;
@@ -139,7 +140,7 @@ impl Muxer {
     }
 
     /// The next packet of one connection, its payload already in place.
-    fn next_from(&mut self, slot: u16, room: &mut Cursor<'_>) -> Result<Option<Header>, BadChain> {
+    fn next_from(&mut self, slot: u16, mut room: Cursor<'_>) -> Result<Option<Header>, BadChain> {
         let guest_cid = self.guest_cid;
         let Some(Stream {
             socket,
@@ -153,7 +154,7 @@ impl Muxer {
             return Ok(None);
         };
         if let Packet::Data { limit } = &mut packet {
-            *limit = read(socket, connection, *limit, room)?;
+            *limit = read(socket, connection, *limit, &mut room)?;
             if *limit == 0 {
                 return Ok(None);
             }

@@ -10,6 +10,9 @@ use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest as _, Sha256};
 
+/// How the names of entries end that are being filled.
+const UNFINISHED: &str = ".unfinished";
+
 /// The cache's root: `CASEMATE_CACHE`, or a folder of the system.
 pub(crate) fn root() -> PathBuf {
     std::env::var_os("CASEMATE_CACHE")
@@ -62,16 +65,25 @@ pub(crate) fn obtain(
     if entry.is_dir() {
         return Ok(entry);
     }
-    let unfinished = folder.join(format!("{digest}.unfinished"));
-    if unfinished.exists() {
-        fs::remove_dir_all(&unfinished)
-            .with_context(|| format!("cannot clear {}", unfinished.display()))?;
-    }
+    let unfinished = folder.join(format!("{digest}{UNFINISHED}"));
+    clear_unfinished(&folder)?;
     fs::create_dir(&unfinished).with_context(|| format!("cannot make {}", unfinished.display()))?;
     fill(&unfinished)?;
     fs::rename(&unfinished, &entry)
         .with_context(|| format!("cannot publish {}", entry.display()))?;
     Ok(entry)
+}
+
+/// Removes what tasks have left that were ended in the middle. The caller holds the lock.
+fn clear_unfinished(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("{}", folder.display()))? {
+        let path = entry?.path();
+        if path.to_string_lossy().ends_with(UNFINISHED) {
+            fs::remove_dir_all(&path)
+                .with_context(|| format!("cannot clear {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn lock(path: &Path) -> Result<Flock<File>> {

@@ -29,6 +29,21 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Runs `command` for something that goes on in the background: nothing of ours is left in
+/// its hands, so that it cannot hold up whoever reads our output.
+pub(crate) fn run_silently(command: &mut Command) -> Result<()> {
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .with_context(|| format!("cannot run {}", program(command)))?;
+    if !status.success() {
+        bail!("{}: {status}", shown(command));
+    }
+    Ok(())
+}
+
 /// Whether a program of that name is in the caller's `PATH`.
 pub(crate) fn exists(name: &str) -> bool {
     std::env::var_os("PATH")

@@ -1,6 +1,7 @@
 //! Measurements.
 
-mod boot;
+pub(crate) mod boot;
+mod start;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -16,11 +17,14 @@ pub(crate) struct Options {
 enum Measurement {
     /// Time from the VMM's start to the guest's init, for each kind of machine
     Boot(boot::Options),
+    /// The whole `run --rm true` beside runc, crun and a bare boot; memory of an idle sandbox
+    Start(start::Options),
 }
 
 /// Runs one measurement and prints its table.
 pub(crate) fn run(options: &Options) -> Result<()> {
     match &options.measurement {
         Measurement::Boot(options) => boot::run(options),
+        Measurement::Start(options) => start::run(options),
     }
 }

@@ -53,8 +53,8 @@ impl Kernel {
     }
 }
 
-/// Takes the kernel from the cache, or builds it.
-pub(crate) fn obtain(archive: Option<&Path>) -> Result<Kernel> {
+/// Takes the kernel from the cache, or builds it; says whether it was built.
+pub(crate) fn obtain(archive: Option<&Path>) -> Result<(Kernel, bool)> {
     let source = Source::find(archive)?;
     let fragments = Fragments::read(&workspace::root().join("guest/kernel"))?;
     let patches = Patches::read(&workspace::root().join("guest/kernel/patches"))?;
@@ -71,6 +71,7 @@ pub(crate) fn obtain(archive: Option<&Path>) -> Result<Kernel> {
     ingredients.add("compiler", &compiler);
     ingredients.add("linker", &linker);
 
+    let mut fresh = false;
     let folder = cache::obtain("kernel", &ingredients.digest(), |folder| {
         let build = Build {
             source: &source,
@@ -78,9 +79,10 @@ pub(crate) fn obtain(archive: Option<&Path>) -> Result<Kernel> {
             patches: &patches,
             folder,
         };
+        fresh = true;
         build.run(&compiler)
     })?;
-    Ok(Kernel { folder })
+    Ok((Kernel { folder }, fresh))
 }
 
 struct Build<'a> {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::{cache, workspace};
+use crate::{bench, cache, workspace};
 
 pub(crate) use initrd::archive;
 
@@ -43,14 +43,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 fn install_kernel(archive: Option<&Path>, folder: &Path) -> Result<()> {
-    let kernel = kernel::obtain(archive)?;
+    let (kernel, fresh) = kernel::obtain(archive)?;
     cache::install(&kernel.image(), &folder.join("vmlinux"))?;
     cache::install(&kernel.symbols(), &folder.join("System.map"))?;
     cache::install(&kernel.config(), &folder.join("config"))?;
     cache::install(&kernel.version(), &folder.join("version"))?;
     let version = fs::read_to_string(kernel.version())?;
     println!("guest kernel: {}", version.trim().replace('\n', ", "));
-    tell_size(&folder.join("vmlinux"))
+    tell_size(&folder.join("vmlinux"))?;
+    if fresh {
+        bench::boot::run(&bench::boot::Options::default())?;
+    }
+    Ok(())
 }
 
 fn install_initrd(folder: &Path) -> Result<()> {

@@ -15,11 +15,13 @@ use nix::{
 };
 
 /// Copies what is in `from` (an O_PATH descriptor below a mount) into `to`:
-/// contents, owners and modes.
-pub(super) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
+/// contents, owners and modes, with `own` also those of the directory itself.
+pub(super) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, own: bool) -> io::Result<()> {
     let directory = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let to = openat(to, ".", directory, Mode::empty())?;
-    copy_own(&fstat(from)?, &to)?;
+    if own {
+        copy_own(&fstat(from)?, &to)?;
+    }
     copy_entries(from, to.as_fd())
 }
 

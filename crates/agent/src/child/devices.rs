@@ -25,6 +25,9 @@ const DEFAULT: [(&str, u32, u32); 6] = [
     ("tty", 5, 0),
 ];
 
+/// The kernel's memory as a core file.
+const KCORE: &str = "/proc/kcore";
+
 /// Links that every container has (ibidem, and "Dev symbolic links"): name in
 /// /dev, target.
 const LINKS: [(&str, &str); 6] = [
@@ -32,7 +35,7 @@ const LINKS: [(&str, &str); 6] = [
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
-    ("core", "/proc/kcore"),
+    ("core", KCORE),
     ("ptmx", "pts/ptmx"),
 ];
 
@@ -101,7 +104,9 @@ fn bind(root: &Root, device: &Device) -> Result<()> {
 
 fn make_links(root: &Root) -> io::Result<()> {
     let dev = root.make_directory("/dev")?;
-    for (name, target) in LINKS {
+    // Not every kernel shows its memory there.
+    let exists = |target: &str| target != KCORE || Path::new(KCORE).exists();
+    for (name, target) in LINKS.into_iter().filter(|(_, target)| exists(target)) {
         match symlinkat(target, &dev, name) {
             // An image may hold a ptmx of the time before devpts instances.
             Err(Errno::EEXIST) if name == "ptmx" => {

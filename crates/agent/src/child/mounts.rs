@@ -148,6 +148,8 @@ fn bind(root: &Root, mount: &Mount, tree: OwnedFd) -> io::Result<()> {
 
 /// Mounts a file system and tells where.
 fn make_file_system(root: &Root, spec: &Mount) -> io::Result<OwnedFd> {
+    // A directory that was made for the mount has no mode that anyone chose.
+    let existed = root.find(&spec.destination).is_ok();
     let place = place_for_file_system(root, spec)?;
     let mut flags = flags(spec);
     if is_late(spec) {
@@ -168,7 +170,7 @@ fn make_file_system(root: &Root, spec: &Mount) -> io::Result<OwnedFd> {
     )?;
     let mounted = root.find(&spec.destination)?;
     if spec.copy_up {
-        copy_up::copy(place.as_fd(), mounted.as_fd())?;
+        copy_up::copy(place.as_fd(), mounted.as_fd(), existed)?;
     }
     finish(spec, &mounted)?;
     Ok(mounted)

@@ -1,5 +1,6 @@
 //! A container's mount table without what differs between a host and a guest:
-//! the type of disks, and the hierarchies of cgroups.
+//! the type of disks, and cgroups: a guest's are of version 2, whatever the host
+//! has, and a host's of version 1 are writable at the top.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +29,7 @@ pub(super) fn seen(podman: &Podman<'_>, flags: &[&str]) -> Result<MountTable> {
     let (table, existing) = text.split_once("\n---\n").context("two parts of output")?;
     let mounts = mounts::parse(table)
         .iter()
-        .filter(|mount| !mount.point.starts_with("/sys/fs/cgroup/"))
+        .filter(|mount| !mount.point.starts_with("/sys/fs/cgroup"))
         .map(|mount| (mount.point.clone(), properties(mount)))
         .collect();
     Ok(MountTable {
@@ -68,7 +69,6 @@ fn kind(mount: &Mount) -> &str {
     match mount.kind.as_str() {
         "proc" | "sysfs" | "devpts" | "mqueue" => &mount.kind,
         "tmpfs" if is_memory(mount) => "tmpfs",
-        _ if mount.point == "/sys/fs/cgroup" => "cgroup",
         _ => "file or folder",
     }
 }
@@ -104,6 +104,6 @@ impl MountTable {
 
     fn may_have(&self, point: &str) -> bool {
         let of_kernel = point.starts_with("/proc/") || point.starts_with("/sys/");
-        !of_kernel || point == "/sys/fs/cgroup" || self.existing.iter().any(|path| path == point)
+        !of_kernel || self.existing.iter().any(|path| path == point)
     }
 }

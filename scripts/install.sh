@@ -187,7 +187,6 @@ install_file() {
 install_all() {
     local target=${CARGO_TARGET_DIR:-target}
     install_file 755 "$target/release/casemate" "$BINARY_FOLDER/casemate"
-    as_root ln -sfn casemate "$BINARY_FOLDER/containerd-shim-casemate-v2"
     install_file 644 build/guest/vmlinux "$GUEST_FOLDER/vmlinux"
     install_file 644 build/guest/initrd.cpio "$GUEST_FOLDER/initrd.cpio"
 }

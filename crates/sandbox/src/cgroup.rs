@@ -6,18 +6,15 @@
 
 use std::{
     fs, io,
-    os::fd::AsFd,
     path::{Component, Path, PathBuf},
-    time::{Duration, Instant},
+    thread,
+    time::Duration,
 };
 
-use nix::{
-    libc,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-};
+use nix::libc;
 
-/// How long the members of a cgroup that is being removed may take to end.
-const MEMBERS_DEADLINE: Duration = Duration::from_secs(2);
+/// Pauses before a busy cgroup is tried again, in milliseconds; 2 s in all.
+const PAUSES: [u64; 9] = [1, 5, 10, 20, 50, 100, 300, 500, 1000];
 
 /// The directories of one cgroup: one on v2, one for each hierarchy on v1.
 #[derive(Debug, Clone, Default)]
@@ -117,39 +114,22 @@ pub fn make(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes an empty cgroup directory. Processes of the sandbox that are just
-/// ending are waited for; one that somebody else uses stays: it is theirs now.
+/// Removes an empty cgroup directory. A process that is ending still counts for
+/// a moment after it can no longer be seen or waited for, so a busy cgroup is
+/// tried again for a bounded time; one that somebody else uses stays: it is
+/// theirs now.
 ///
 /// # Errors
 /// Those of rmdir(2), except EBUSY.
 pub fn remove(directory: &Path) -> io::Result<()> {
-    let busy = |result: &io::Result<()>| {
-        matches!(result, Err(error) if error.raw_os_error() == Some(libc::EBUSY))
-    };
-    let mut result = fs::remove_dir(directory);
-    if busy(&result) {
-        await_members(directory)?;
-        result = fs::remove_dir(directory);
+    for pause in PAUSES {
+        match fs::remove_dir(directory) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+            other => return other,
+        }
+        thread::sleep(Duration::from_millis(pause));
     }
-    if busy(&result) {
-        tracing::warn!(cgroup = %directory.display(), "still in use, left alone");
-        return Ok(());
-    }
-    result
-}
-
-/// Waits for the processes of a cgroup to end, for a bounded time in all.
-fn await_members(directory: &Path) -> io::Result<()> {
-    let deadline = Instant::now() + MEMBERS_DEADLINE;
-    let members = fs::read_to_string(directory.join("cgroup.procs"))?;
-    for pid in members.lines().filter_map(|line| line.parse().ok()) {
-        let Ok(pidfd) = casemate_linux::process::pidfd_open(pid) else {
-            continue;
-        };
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-        poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout)?;
-    }
+    tracing::warn!(cgroup = %directory.display(), "still in use, left alone");
     Ok(())
 }
 

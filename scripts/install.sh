@@ -171,7 +171,7 @@ prepare_machine() {
 # Builds the host's binary, the guest and the images. What is up to date is not made again.
 build_all() {
     say "building the runtime"
-    cargo build --release --locked || die "the build of the runtime failed"
+    cargo build --release --locked --package casemate || die "the build of the runtime failed"
     cargo xtask guest || die "the build of the guest failed"
     cargo xtask image || die "the build of the images failed"
 }

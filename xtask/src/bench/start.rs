@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::boot;
@@ -83,14 +83,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 fn contenders(options: &Options, bundle: &Path, folder: &Path) -> Result<Vec<Contender>> {
     let bare = boot::Bare::new()?;
-    let mut contenders = vec![Contender::new("bare QEMU boot to init and exit", move || {
-        bare.boot()
-    })];
+    let mut contenders = vec![Contender::new(
+        "bare QEMU boot to init and exit",
+        move || bare.boot(),
+    )];
     let mut oci = |name: &str, runtime: PathBuf| {
         let (bundle, root) = (bundle.to_owned(), folder.join(format!("{name}-state")));
         contenders.push(Contender::new(&format!("{name} run true"), move || {
             let mut line = Command::new(&runtime);
-            line.arg("--root").arg(&root).args(["run", "--bundle"]).arg(&bundle).arg("bench");
+            line.arg("--root")
+                .arg(&root)
+                .args(["run", "--bundle"])
+                .arg(&bundle)
+                .arg("bench");
             command::output(&mut line).map(drop)
         }));
     };
@@ -102,15 +107,19 @@ fn contenders(options: &Options, bundle: &Path, folder: &Path) -> Result<Vec<Con
         }
     }
     let engine = Podman::new(folder)?;
-    for (name, runtime) in [("casemate", options.casemate.clone()), ("runc", "/usr/sbin/runc".into())] {
+    for (name, runtime) in [
+        ("casemate", options.casemate.clone()),
+        ("runc", "/usr/sbin/runc".into()),
+    ] {
         if !command::exists("podman") || !runtime.exists() {
             println!("podman with {name} is left out: not installed");
             continue;
         }
         let engine = engine.clone();
-        contenders.push(Contender::new(&format!("podman run --rm true, {name}"), move || {
-            engine.run(&runtime)
-        }));
+        contenders.push(Contender::new(
+            &format!("podman run --rm true, {name}"),
+            move || engine.run(&runtime),
+        ));
     }
     Ok(contenders)
 }
@@ -118,16 +127,27 @@ fn contenders(options: &Options, bundle: &Path, folder: &Path) -> Result<Vec<Con
 /// Whether a runtime works here at all (crun refuses some cgroup set-ups).
 fn usable(name: &str, bundle: &Path, folder: &Path) -> Result<()> {
     let mut line = Command::new(name);
-    line.arg("--root").arg(folder.join("try")).args(["run", "--bundle"]).arg(bundle).arg("try");
+    line.arg("--root")
+        .arg(folder.join("try"))
+        .args(["run", "--bundle"])
+        .arg(bundle)
+        .arg("try");
     let result = command::output(&mut line).map(drop);
     let mut delete = Command::new(name);
-    delete.arg("--root").arg(folder.join("try")).args(["delete", "--force", "try"]);
+    delete
+        .arg("--root")
+        .arg(folder.join("try"))
+        .args(["delete", "--force", "try"]);
     let _ = command::output(&mut delete);
     result
 }
 
 fn first_line(error: &anyhow::Error) -> String {
-    format!("{error:#}").lines().next().unwrap_or_default().to_owned()
+    format!("{error:#}")
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn print_table(contenders: &[Contender]) {
@@ -193,7 +213,12 @@ impl Podman {
         )?;
         if command::exists("podman") {
             let image = workspace::build("images").join("busybox.tar");
-            command::output(podman.line().args(["load", "--quiet", "--input"]).arg(image))?;
+            command::output(
+                podman
+                    .line()
+                    .args(["load", "--quiet", "--input"])
+                    .arg(image),
+            )?;
         }
         Ok(podman)
     }
@@ -201,7 +226,11 @@ impl Podman {
     fn line(&self) -> Command {
         let mut line = Command::new("podman");
         line.env("CONTAINERS_CONF", self.folder.join("containers.conf"));
-        for (option, name) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
+        for (option, name) in [
+            ("--root", "root"),
+            ("--runroot", "run"),
+            ("--tmpdir", "tmp"),
+        ] {
             line.arg(option).arg(self.folder.join(name));
         }
         line
@@ -209,7 +238,9 @@ impl Podman {
 
     fn run(&self, runtime: &Path) -> Result<()> {
         let mut line = self.line();
-        line.arg("--runtime").arg(runtime).args(["run", "--rm", "--network", "none"]);
+        line.arg("--runtime")
+            .arg(runtime)
+            .args(["run", "--rm", "--network", "none"]);
         line.args(["localhost/casemate/busybox", "true"]);
         command::output(&mut line).map(drop)
     }
@@ -218,7 +249,10 @@ impl Podman {
 impl Drop for Podman {
     fn drop(&mut self) {
         // Podman leaves its storage mounted on itself.
-        let _ = Command::new("umount").arg(self.folder.join("root/overlay")).stderr(Stdio::null()).status();
+        let _ = Command::new("umount")
+            .arg(self.folder.join("root/overlay"))
+            .stderr(Stdio::null())
+            .status();
     }
 }
 
@@ -230,11 +264,19 @@ fn idle_sandbox(options: &Options, bundle: &Path, folder: &Path) -> Result<()> {
         line.arg("--root").arg(folder.join("idle"));
         line
     };
-    let started = command::run_silently(casemate().args(["run", "--detach", "--bundle"]).arg(bundle).arg("idle"));
+    let started = command::run_silently(
+        casemate()
+            .args(["run", "--detach", "--bundle"])
+            .arg(bundle)
+            .arg("idle"),
+    );
     let shown = started.and_then(|()| {
         std::thread::sleep(Duration::from_secs(2));
         println!("\nwhere the time of one start goes:");
-        print!("{}", command::output(casemate().args(["timeline", "idle"]))?);
+        print!(
+            "{}",
+            command::output(casemate().args(["timeline", "idle"]))?
+        );
         println!("\nproportional set size of an idle sandbox, by process:");
         print_weights(&folder.join("idle/idle/ledger"), &options.casemate, folder)
     });
@@ -253,10 +295,17 @@ fn print_weights(ledger: &Path, casemate: &Path, folder: &Path) -> Result<()> {
         }
     }
     let state = command::output(
-        Command::new(casemate).arg("--root").arg(folder.join("idle")).args(["state", "idle"]),
+        Command::new(casemate)
+            .arg("--root")
+            .arg(folder.join("idle"))
+            .args(["state", "idle"]),
     )?;
     let state: Value = serde_json::from_str(&state)?;
-    pids.push(("stand-in".to_owned(), state["pid"].as_u64().context("state has a pid")?));
+    pids.push((
+        "stand-in".to_owned(),
+        state["pid"].as_u64().context("state has a pid")?,
+    ));
+    pids.push(("monitor".to_owned(), monitor_of("idle")?));
     let mut sum = 0;
     for (role, pid) in pids {
         let kib = pss_kib(pid)?;
@@ -267,9 +316,29 @@ fn print_weights(ledger: &Path, casemate: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The monitor is in no ledger: it is the one who keeps it.
+fn monitor_of(id: &str) -> Result<u64> {
+    let wanted = ["casemate", "monitor", "--id", id];
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words = line.split(|byte| *byte == 0).take(wanted.len());
+        if words.eq(wanted.map(str::as_bytes)) {
+            return Ok(pid);
+        }
+    }
+    bail!("the monitor of {id} is not running")
+}
+
 fn pss_kib(pid: u64) -> Result<u64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context(path)?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Pss:"))
+        .context(path)?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }

@@ -257,7 +257,10 @@ mod tests {
         let Verb::Create(create) = arguments.verb else {
             panic!("another verb")
         };
-        assert_eq!((create.id.as_str(), create.bundle.to_str()), ("web", Some("/b")));
+        assert_eq!(
+            (create.id.as_str(), create.bundle.to_str()),
+            ("web", Some("/b"))
+        );
 
         for line in [
             "casemate kill web",
@@ -268,7 +271,10 @@ mod tests {
             "casemate run -d -b /b web",
             "casemate --systemd-cgroup --log-format json start web",
         ] {
-            assert!(Arguments::try_parse_from(line.split_whitespace()).is_ok(), "{line}");
+            assert!(
+                Arguments::try_parse_from(line.split_whitespace()).is_ok(),
+                "{line}"
+            );
         }
     }
 }

@@ -8,7 +8,9 @@ use std::{
 
 use anyhow::{Context, Result};
 use casemate_linux::{process, reactor, socket};
-use casemate_protocol::{monitor::TimelineRequest, monitor::TimelineResponse, monitor_ttrpc::MonitorClient};
+use casemate_protocol::{
+    monitor::TimelineRequest, monitor::TimelineResponse, monitor_ttrpc::MonitorClient,
+};
 use casemate_sandbox::{Id, state};
 use casemate_shim::CONTROL_SOCKET;
 use containerd_shim_protos::{api, shim_async::TaskClient};
@@ -50,7 +52,8 @@ impl Place {
     /// # Errors
     /// When there is no such container.
     pub fn state(&self) -> Result<state::State> {
-        state::State::load(&self.directory).with_context(|| format!("container {:?}", self.id.as_str()))
+        state::State::load(&self.directory)
+            .with_context(|| format!("container {:?}", self.id.as_str()))
     }
 }
 
@@ -98,12 +101,16 @@ impl Monitor {
 
     /// Waits until the monitor's process has ended; kills it after `limit`.
     pub async fn await_end(self, limit: Duration) {
-        let Self { process, client, .. } = self;
+        let Self {
+            process, client, ..
+        } = self;
         drop(client);
         let Ok(watched) = process.try_clone().and_then(reactor::register_readable) else {
             return;
         };
-        if tokio::time::timeout(limit, watched.readable()).await.is_err()
+        if tokio::time::timeout(limit, watched.readable())
+            .await
+            .is_err()
             && process::signal_pidfd(process.as_fd(), libc::SIGKILL).is_ok()
         {
             let _ = watched.readable().await;
@@ -153,7 +160,10 @@ impl Monitor {
             all,
             ..Default::default()
         };
-        self.task().kill(patience(), &request).await.map_err(readable)?;
+        self.task()
+            .kill(patience(), &request)
+            .await
+            .map_err(readable)?;
         Ok(())
     }
 
@@ -181,7 +191,10 @@ impl Monitor {
             height: rows,
             ..Default::default()
         };
-        self.task().resize_pty(patience(), &request).await.map_err(readable)?;
+        self.task()
+            .resize_pty(patience(), &request)
+            .await
+            .map_err(readable)?;
         Ok(())
     }
 
@@ -194,7 +207,10 @@ impl Monitor {
             id: self.id.clone(),
             ..Default::default()
         };
-        self.task().delete(patience(), &request).await.map_err(readable)?;
+        self.task()
+            .delete(patience(), &request)
+            .await
+            .map_err(readable)?;
         Ok(())
     }
 
@@ -220,7 +236,9 @@ impl Monitor {
     /// When the monitor goes away.
     pub async fn timeline(&self) -> Result<TimelineResponse> {
         let client = MonitorClient::new(self.client.clone());
-        let response = client.timeline(patience(), &TimelineRequest::default()).await;
+        let response = client
+            .timeline(patience(), &TimelineRequest::default())
+            .await;
         response.map_err(readable)
     }
 
@@ -236,7 +254,9 @@ fn patience() -> context::Context {
 /// The monitor's own words, without the transport's.
 fn readable(error: ttrpc::Error) -> anyhow::Error {
     match error {
-        ttrpc::Error::RpcStatus(status) if status.code() == Code::DEADLINE_EXCEEDED && status.message().is_empty() => {
+        ttrpc::Error::RpcStatus(status)
+            if status.code() == Code::DEADLINE_EXCEEDED && status.message().is_empty() =>
+        {
             anyhow::anyhow!("the monitor did not answer within {PATIENCE:?}")
         }
         ttrpc::Error::RpcStatus(status) => anyhow::anyhow!("{}", status.message()),

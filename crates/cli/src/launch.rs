@@ -68,7 +68,10 @@ pub fn launch(global: &Global, arguments: &Create, foreground: bool) -> Result<L
     let monitor = processes::Monitor::spawn(&processes::MonitorStart {
         place: &place,
         netns: netns.unwrap_or_else(|| stand_in.netns()),
-        hostname: host.hostname.clone().unwrap_or_else(|| place.id.to_string()),
+        hostname: host
+            .hostname
+            .clone()
+            .unwrap_or_else(|| place.id.to_string()),
         config: &config,
         debug: global.debug,
         begun_ns,
@@ -132,7 +135,11 @@ fn refuse(global: &Global, arguments: &Create, host: &HostSpec, foreground: bool
     Ok(())
 }
 
-fn announce(place: &Place, stand_in: &processes::StandIn, client: [Option<OwnedFd>; 3]) -> Result<()> {
+fn announce(
+    place: &Place,
+    stand_in: &processes::StandIn,
+    client: [Option<OwnedFd>; 3],
+) -> Result<()> {
     let announcement = Announcement {
         container: place.id.to_string(),
         exec: None,
@@ -179,7 +186,10 @@ impl Claim {
         match fs::create_dir(&place.directory) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                bail!("container with given ID already exists: {:?}", place.id.as_str())
+                bail!(
+                    "container with given ID already exists: {:?}",
+                    place.id.as_str()
+                )
             }
             Err(error) => return Err(error).with_context(|| place.directory.display().to_string()),
         }

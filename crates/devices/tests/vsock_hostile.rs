@@ -327,7 +327,7 @@ fn descriptor_loops_and_wild_indices_end() {
 #[test]
 fn receive_buffers_that_cannot_be_used_are_given_back() {
     let memory = memory();
-    let mut guest = Guest::new(&memory, Framing::Joined, false);
+    let guest = Guest::new(&memory, Framing::Joined, false);
     // All descriptors are taken: turn some of the buffers bad.
     let bad = [
         Buffer {

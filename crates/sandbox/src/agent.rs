@@ -98,7 +98,10 @@ impl Agent {
     ///
     /// # Errors
     /// [`Error::Version`] when the guest is of another build; no answer.
-    pub async fn greet(socket: Socket, limit: Duration) -> Result<(Self, agent::HelloResponse), Error> {
+    pub async fn greet(
+        socket: Socket,
+        limit: Duration,
+    ) -> Result<(Self, agent::HelloResponse), Error> {
         let agent = Self {
             client: AgentClient::new(ttrpc::asynchronous::Client::new(socket)),
             limit,
@@ -118,8 +121,14 @@ impl Agent {
     ///
     /// # Errors
     /// When the process is not known or the connection breaks.
-    pub async fn wait_process(&self, process: &ProcessRef) -> Result<agent::WaitProcessResponse, Error> {
-        let answer = self.client.wait_process(context::with_timeout(0), process).await;
+    pub async fn wait_process(
+        &self,
+        process: &ProcessRef,
+    ) -> Result<agent::WaitProcessResponse, Error> {
+        let answer = self
+            .client
+            .wait_process(context::with_timeout(0), process)
+            .await;
         answer.map_err(|error| self.error("wait_process", error))
     }
 
@@ -129,10 +138,12 @@ impl Agent {
 
     fn error(&self, request: &'static str, error: ttrpc::Error) -> Error {
         match error {
-            ttrpc::Error::RpcStatus(status) if status.code() == Code::DEADLINE_EXCEEDED => Error::Timeout {
-                request,
-                limit: self.limit,
-            },
+            ttrpc::Error::RpcStatus(status) if status.code() == Code::DEADLINE_EXCEEDED => {
+                Error::Timeout {
+                    request,
+                    limit: self.limit,
+                }
+            }
             ttrpc::Error::RpcStatus(status) => Error::Refused {
                 code: status.code(),
                 text: printable(status.message()),

@@ -75,7 +75,11 @@ impl DeviceProcess {
             .open(start.log)
             .map_err(failed("open its log"))?;
         let arguments = command_line(&start);
-        let descriptors = [start.fs_listener, start.vsock_listener, start.hybrid_listener];
+        let descriptors = [
+            start.fs_listener,
+            start.vsock_listener,
+            start.hybrid_listener,
+        ];
         let parent = std::process::id();
         let process = process::spawn(Birth::default(), || {
             let error = become_device_process(&arguments, &descriptors, log.as_fd(), parent);
@@ -83,7 +87,10 @@ impl DeviceProcess {
             127
         })
         .map_err(failed("start"))?;
-        let pidfd = process.pidfd().try_clone_to_owned().map_err(failed("watch"))?;
+        let pidfd = process
+            .pidfd()
+            .try_clone_to_owned()
+            .map_err(failed("watch"))?;
         Ok(Self {
             child: reactor::register_readable(pidfd).map_err(failed("watch"))?,
             process,
@@ -121,7 +128,8 @@ impl DeviceProcess {
 
     fn last_words(&self) -> Option<String> {
         let text = fs::read(&self.log).ok()?;
-        let tail = String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_TAIL)..]).into_owned();
+        let tail =
+            String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_TAIL)..]).into_owned();
         let line = tail.trim_end().lines().last()?;
         Some(crate::agent::printable(line)).filter(|line| !line.is_empty())
     }
@@ -147,7 +155,12 @@ fn command_line(start: &Start<'_>) -> Vec<Vec<u8>> {
         settings: casemate_devices::Settings::default(),
     };
     let mut line = vec![b"casemate".to_vec(), VERB.into()];
-    line.extend(arguments.to_args().into_iter().map(|arg| arg.into_encoded_bytes()));
+    line.extend(
+        arguments
+            .to_args()
+            .into_iter()
+            .map(|arg| arg.into_encoded_bytes()),
+    );
     line
 }
 
@@ -159,7 +172,10 @@ fn become_device_process(
     parent: u32,
 ) -> io::Error {
     let attempt = || {
-        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+        let null = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/null")?;
         nix::unistd::dup2_stdin(&null)?;
         nix::unistd::dup2_stdout(&null)?;
         nix::unistd::dup2_stderr(log)?;

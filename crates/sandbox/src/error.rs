@@ -114,4 +114,10 @@ macro_rules! on_the_host {
     )*};
 }
 
-on_the_host!(cgroup::Error, ledger::Error, share::Error, state::Error, stdio::Error);
+on_the_host!(
+    cgroup::Error,
+    ledger::Error,
+    share::Error,
+    state::Error,
+    stdio::Error
+);

@@ -87,7 +87,8 @@ impl Handle {
     /// # Errors
     /// [`Error::AlreadyExists`] when the process has one.
     pub async fn attach(&self, attachment: Attachment) -> Result<(), Error> {
-        self.ask(|reply| Command::Attach(Box::new(attachment), reply)).await
+        self.ask(|reply| Command::Attach(Box::new(attachment), reply))
+            .await
     }
 
     /// Makes a container; answers with the pid that clients may watch, once its
@@ -129,7 +130,13 @@ impl Handle {
     /// # Errors
     /// When it does not run.
     pub async fn signal(&self, key: Key, signal: u32, all: bool) -> Result<(), Error> {
-        self.ask(|reply| Command::Signal { key, signal, all, reply }).await
+        self.ask(|reply| Command::Signal {
+            key,
+            signal,
+            all,
+            reply,
+        })
+        .await
     }
 
     /// Sets the size of a process's terminal.
@@ -137,7 +144,13 @@ impl Handle {
     /// # Errors
     /// When it does not run or has no terminal.
     pub async fn resize(&self, key: Key, columns: u32, rows: u32) -> Result<(), Error> {
-        self.ask(|reply| Command::Resize { key, columns, rows, reply }).await
+        self.ask(|reply| Command::Resize {
+            key,
+            columns,
+            rows,
+            reply,
+        })
+        .await
     }
 
     /// Ends a process's standard input.
@@ -170,7 +183,8 @@ impl Handle {
     /// # Errors
     /// When it still runs and force is not given.
     pub async fn delete(&self, key: Key, force: bool) -> Result<ExitStatus, Error> {
-        self.ask(|reply| Command::Delete { key, force, reply }).await
+        self.ask(|reply| Command::Delete { key, force, reply })
+            .await
     }
 
     /// Adds a span that a front door has measured.

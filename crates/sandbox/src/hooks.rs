@@ -68,7 +68,12 @@ pub async fn run(
     Ok(())
 }
 
-async fn run_one(list: &'static str, hook: &Hook, state: &[u8], bundle: &Path) -> Result<(), Error> {
+async fn run_one(
+    list: &'static str,
+    hook: &Hook,
+    state: &[u8],
+    bundle: &Path,
+) -> Result<(), Error> {
     let name = hook.path().display().to_string();
     let spawn_failed = |source| Error::Spawn {
         list,
@@ -102,7 +107,13 @@ async fn run_one(list: &'static str, hook: &Hook, state: &[u8], bundle: &Path) -
     };
     let output = match timeout(limit, work).await {
         Ok(output) => output.map_err(spawn_failed)?,
-        Err(_) => return Err(Error::Timeout { list, hook: name, limit }),
+        Err(_) => {
+            return Err(Error::Timeout {
+                list,
+                hook: name,
+                limit,
+            });
+        }
     };
     if output.status.success() {
         return Ok(());
@@ -113,7 +124,11 @@ async fn run_one(list: &'static str, hook: &Hook, state: &[u8], bundle: &Path) -
         list,
         hook: name,
         status: output.status,
-        stderr: if line.is_empty() { line } else { format!(": {line}") },
+        stderr: if line.is_empty() {
+            line
+        } else {
+            format!(": {line}")
+        },
     })
 }
 
@@ -136,14 +151,22 @@ mod tests {
     }
 
     async fn result_of(script: &str) -> Result<(), Error> {
-        run("prestart", Some(&shell(script)), b"{\"id\":\"web\"}", Path::new("/")).await
+        run(
+            "prestart",
+            Some(&shell(script)),
+            b"{\"id\":\"web\"}",
+            Path::new("/"),
+        )
+        .await
     }
 
     #[tokio::test]
     async fn the_state_is_on_stdin_and_the_environment_is_the_hooks_own() {
-        result_of("test \"$(cat)\" = '{\"id\":\"web\"}' && test $NAME = value && test -z \"$HOME\"")
-            .await
-            .unwrap();
+        result_of(
+            "test \"$(cat)\" = '{\"id\":\"web\"}' && test $NAME = value && test -z \"$HOME\"",
+        )
+        .await
+        .unwrap();
     }
 
     #[tokio::test]

@@ -56,7 +56,17 @@ mod tests {
         for good in ["a", "web-1.2_3+x", &"f".repeat(64)] {
             assert!(Id::new(good).is_ok(), "{good}");
         }
-        for bad in ["", ".", "..", "a/b", "../x", "a b", "ä", "a\n", &"f".repeat(257)] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "../x",
+            "a b",
+            "ä",
+            "a\n",
+            &"f".repeat(257),
+        ] {
             assert!(Id::new(bad).is_err(), "{bad}");
         }
     }

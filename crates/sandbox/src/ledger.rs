@@ -252,7 +252,10 @@ fn kill(pid: u32, expected: u64) -> io::Result<()> {
         other => other?,
     }
     let timeout = PollTimeout::try_from(DEATH_DEADLINE).expect("seconds fit");
-    match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout)? {
+    match poll(
+        &mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)],
+        timeout,
+    )? {
         0 => Err(io::Error::from(io::ErrorKind::TimedOut)),
         _ => Ok(()),
     }

@@ -24,7 +24,9 @@ use std::{
 };
 
 use casemate_config::Config;
-use casemate_hypervisor::{BootSpec, ConsoleLog, FileShare, Hypervisor, Identity, Parameter, Vm, Vsock};
+use casemate_hypervisor::{
+    BootSpec, ConsoleLog, FileShare, Hypervisor, Identity, Parameter, Vm, Vsock,
+};
 use casemate_linux::socket;
 use casemate_protocol::{HOST_CONTROL_PORT, SHARE_TAG, agent as message, paths};
 use nix::time::{ClockId, clock_gettime};
@@ -181,7 +183,11 @@ impl Prepared {
     ///
     /// # Errors
     /// When one of them does not start.
-    pub async fn boot(mut self, hypervisor: &dyn Hypervisor, timeline: &mut Timeline) -> Result<Booted, Error> {
+    pub async fn boot(
+        mut self,
+        hypervisor: &dyn Hypervisor,
+        timeline: &mut Timeline,
+    ) -> Result<Booted, Error> {
         let begin = now_ns();
         let (fs_back_end, fs_front_end) = self.vhost_user_socket("fs.sock")?;
         let (vsock_back_end, vsock_front_end) = self.vhost_user_socket("vsock.sock")?;
@@ -213,7 +219,11 @@ impl Prepared {
     fn boot_spec(&self, fs: OwnedFd, vsock: OwnedFd) -> Result<BootSpec, Error> {
         let config = &self.options.config;
         let netns = match &self.options.netns {
-            Some(path) => Some(File::open(path).map_err(at("network namespace", path))?.into()),
+            Some(path) => Some(
+                File::open(path)
+                    .map_err(at("network namespace", path))?
+                    .into(),
+            ),
             None => None,
         };
         let id = VMM_ID_BASE + std::process::id();

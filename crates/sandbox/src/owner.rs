@@ -136,14 +136,25 @@ impl Owner {
             Command::Exec(key, process, reply) => self.exec(key, &process, reply),
             Command::Start(key, reply) => self.start(key, reply),
             Command::Wait(key, reply) => self.wait(&key, reply),
-            Command::Signal { key, signal, all, reply } => self.signal(&key, signal, all, reply),
-            Command::Resize { key, columns, rows, reply } => self.resize(&key, columns, rows, reply),
+            Command::Signal {
+                key,
+                signal,
+                all,
+                reply,
+            } => self.signal(&key, signal, all, reply),
+            Command::Resize {
+                key,
+                columns,
+                rows,
+                reply,
+            } => self.resize(&key, columns, rows, reply),
             Command::CloseInput(key, reply) => answer(reply, self.close_input(&key)),
             Command::State(key, reply) => answer(reply, self.state(&key)),
             Command::Processes(container, reply) => self.processes(container, reply),
             Command::Delete { key, force, reply } => self.delete(&key, force, reply),
             Command::Note(span, reply) => {
-                self.timeline.add(&span.part, &span.name, span.begin_ns, span.end_ns);
+                self.timeline
+                    .add(&span.part, &span.name, span.begin_ns, span.end_ns);
                 answer(reply, Ok(()));
             }
             Command::Timeline(reply) => answer(reply, Ok(self.timeline.spans())),
@@ -258,7 +269,9 @@ impl Owner {
         };
         self.timeline.until_now("host", "read the bundle", begin);
         match &mut self.machine {
-            Machine::Starting(waiting) => waiting.push((create, Box::new(bundle), attachment, reply)),
+            Machine::Starting(waiting) => {
+                waiting.push((create, Box::new(bundle), attachment, reply))
+            }
             Machine::Ready(_) => self.make(create, bundle, attachment, reply),
             Machine::Down(error) => {
                 let error = error.clone();
@@ -270,7 +283,13 @@ impl Owner {
     }
 
     /// Takes what the host has to give, then asks the guest.
-    fn make(&mut self, create: Create, bundle: ReadBundle, attachment: Attachment, reply: Reply<u32>) {
+    fn make(
+        &mut self,
+        create: Create,
+        bundle: ReadBundle,
+        attachment: Attachment,
+        reply: Reply<u32>,
+    ) {
         let key = Key::init(create.id.clone());
         let begin = now_ns();
         let ReadBundle {
@@ -329,7 +348,11 @@ impl Owner {
         };
         if let Some(path) = &container.host.cgroups_path {
             let group = Cgroup::locate(path.as_ref())?;
-            for directory in group.directories().iter().flat_map(|leaf| cgroup::missing(leaf)) {
+            for directory in group
+                .directories()
+                .iter()
+                .flat_map(|leaf| cgroup::missing(leaf))
+            {
                 ready.ledger.record(&Resource::Cgroup {
                     path: directory.clone(),
                 })?;
@@ -375,13 +398,21 @@ impl Owner {
             // The machine went while the guest answered.
             return;
         };
-        tasks::spawn_wait(key.clone(), ready.agent.clone(), made.outputs, self.events.clone());
-        let Some(process) = self.process(&key) else { return };
+        tasks::spawn_wait(
+            key.clone(),
+            ready.agent.clone(),
+            made.outputs,
+            self.events.clone(),
+        );
+        let Some(process) = self.process(&key) else {
+            return;
+        };
         process.phase = Phase::Created;
         process.input = made.input;
         let pid = process.pid;
         self.store(&key);
-        self.timeline.until_now("host", "record the container", begin);
+        self.timeline
+            .until_now("host", "record the container", begin);
         if let Some(reply) = self.creating.remove(&key) {
             answer(reply, Ok(pid));
         }
@@ -437,10 +468,21 @@ impl Owner {
         }
         let process = Process::new(stand_in, guest.terminal);
         let exec = key.exec.clone().expect("checked by exec_process");
-        let container = self.containers.get_mut(&key.container).expect("checked by exec_process");
+        let container = self
+            .containers
+            .get_mut(&key.container)
+            .expect("checked by exec_process");
         container.execs.insert(exec, process);
         self.execing.insert(key.clone(), reply);
-        tasks::spawn_exec(key, agent, hybrid, guest, stdio, self.timeline.same_clock(), self.events.clone());
+        tasks::spawn_exec(
+            key,
+            agent,
+            hybrid,
+            guest,
+            stdio,
+            self.timeline.same_clock(),
+            self.events.clone(),
+        );
     }
 
     fn exec_process(
@@ -479,7 +521,13 @@ impl Owner {
             return answer(reply, Err(policy::Refusal::AlreadyRunning.into()));
         }
         process.phase = Phase::Starting;
-        tasks::spawn_start(key, agent, self.timeline.same_clock(), reply, self.events.clone());
+        tasks::spawn_start(
+            key,
+            agent,
+            self.timeline.same_clock(),
+            reply,
+            self.events.clone(),
+        );
     }
 
     fn started(&mut self, key: &Key, result: Result<Timeline, Error>, reply: Reply<u32>) {
@@ -514,7 +562,9 @@ impl Owner {
     }
 
     fn ended(&mut self, key: &Key, exit: ExitStatus) {
-        let Some(process) = self.process(key) else { return };
+        let Some(process) = self.process(key) else {
+            return;
+        };
         if matches!(process.phase, Phase::Stopped(_)) {
             return;
         }
@@ -553,7 +603,9 @@ impl Owner {
     }
 
     fn stand_in_gone(&mut self, key: &Key) {
-        let Some(process) = self.process(key) else { return };
+        let Some(process) = self.process(key) else {
+            return;
+        };
         if process.stand_in.is_none() {
             return;
         }
@@ -576,14 +628,20 @@ impl Owner {
     }
 
     fn signal(&mut self, key: &Key, signal: u32, all: bool, reply: Reply<()>) {
-        match self.permit(key, Operation::Signal).and_then(|()| self.agent()) {
+        match self
+            .permit(key, Operation::Signal)
+            .and_then(|()| self.agent())
+        {
             Ok(agent) => tasks::spawn_signal(key, agent, signal, all, reply),
             Err(error) => answer(reply, Err(error)),
         }
     }
 
     fn resize(&mut self, key: &Key, columns: u32, rows: u32, reply: Reply<()>) {
-        match self.permit(key, Operation::Resize).and_then(|()| self.agent()) {
+        match self
+            .permit(key, Operation::Resize)
+            .and_then(|()| self.agent())
+        {
             Ok(agent) => tasks::spawn_resize(key, agent, columns, rows, reply),
             Err(error) => answer(reply, Err(error)),
         }
@@ -595,9 +653,14 @@ impl Owner {
     }
 
     fn state(&mut self, key: &Key) -> Result<ProcessState, Error> {
-        let container = self.containers.get_mut(&key.container).ok_or(Error::NotFound)?;
+        let container = self
+            .containers
+            .get_mut(&key.container)
+            .ok_or(Error::NotFound)?;
         let bundle = container.bundle.clone();
-        let process = container.process(key.exec.as_ref()).ok_or(Error::NotFound)?;
+        let process = container
+            .process(key.exec.as_ref())
+            .ok_or(Error::NotFound)?;
         Ok(ProcessState {
             bundle,
             pid: process.pid,
@@ -612,14 +675,21 @@ impl Owner {
 
     fn processes(&mut self, container: Id, reply: Reply<Vec<GuestProcess>>) {
         let key = Key::init(container);
-        match self.permit(&key, Operation::Signal).and_then(|()| self.agent()) {
+        match self
+            .permit(&key, Operation::Signal)
+            .and_then(|()| self.agent())
+        {
             Ok(agent) => tasks::spawn_list(&key, agent, reply),
             Err(error) => answer(reply, Err(error)),
         }
     }
 
     fn delete(&mut self, key: &Key, force: bool, reply: Reply<ExitStatus>) {
-        let operation = if force { Operation::ForceDelete } else { Operation::Delete };
+        let operation = if force {
+            Operation::ForceDelete
+        } else {
+            Operation::Delete
+        };
         if let Err(error) = self.permit(key, operation) {
             return answer(reply, Err(error));
         }
@@ -656,7 +726,14 @@ impl Owner {
         {
             tracing::warn!(%error, "after delete");
         }
-        tasks::spawn_remove(key.clone(), guest, container.host.hooks.clone(), state, exit, reply);
+        tasks::spawn_remove(
+            key.clone(),
+            guest,
+            container.host.hooks.clone(),
+            state,
+            exit,
+            reply,
+        );
     }
 
     /// Drops a process; returns the container when it went with its init.
@@ -673,7 +750,9 @@ impl Owner {
     // --- small things ---
 
     fn process(&mut self, key: &Key) -> Option<&mut Process> {
-        self.containers.get_mut(&key.container)?.process(key.exec.as_ref())
+        self.containers
+            .get_mut(&key.container)?
+            .process(key.exec.as_ref())
     }
 
     fn permit(&mut self, key: &Key, operation: Operation) -> Result<(), Error> {
@@ -735,7 +814,10 @@ fn answer<T>(reply: Reply<T>, result: Result<T, Error>) {
     let _ = reply.send(result);
 }
 
-fn on_host(what: &'static str, object: &dyn std::fmt::Display) -> impl FnOnce(std::io::Error) -> Error {
+fn on_host(
+    what: &'static str,
+    object: &dyn std::fmt::Display,
+) -> impl FnOnce(std::io::Error) -> Error {
     let text = format!("{what} {object}");
     move |error| Error::Host(format!("{text}: {error}").into())
 }

@@ -69,7 +69,8 @@ impl Share {
         unshare(CloneFlags::CLONE_NEWNS)
             .map_err(io::Error::from)
             .map_err(failed("new mount namespace"))?;
-        let propagate = |target: &Path, flags| mount(None::<&str>, target, None::<&str>, flags, None::<&str>);
+        let propagate =
+            |target: &Path, flags| mount(None::<&str>, target, None::<&str>, flags, None::<&str>);
         propagate(Path::new("/"), MsFlags::MS_SLAVE | MsFlags::MS_REC)
             .map_err(io::Error::from)
             .map_err(failed("make the host's mounts slaves"))?;
@@ -107,7 +108,8 @@ impl Share {
                 source,
             }
         };
-        let tree = mount::clone_tree(entry.source, entry.recursive).map_err(failed("clone mount"))?;
+        let tree =
+            mount::clone_tree(entry.source, entry.recursive).map_err(failed("clone mount"))?;
         // The host serves bytes: it never runs or opens what the guest leaves.
         let inert = attr::NOSUID | attr::NODEV | attr::NOEXEC;
         let mut attributes = vec![(inert, entry.recursive)];

@@ -142,7 +142,11 @@ impl StandIn {
 ///
 /// # Errors
 /// When no monitor answers.
-pub fn announce(directory: &Path, announcement: &Announcement, descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
+pub fn announce(
+    directory: &Path,
+    announcement: &Announcement,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), Error> {
     let mut connection = socket::connect(&directory.join(ATTACH_SOCKET))?;
     let line = serde_json::to_vec(announcement)?;
     socket::send_with_descriptors(connection.as_fd(), &line, descriptors)?;
@@ -171,7 +175,11 @@ pub async fn receive(connection: &tokio::net::UnixStream) -> Result<Attachment, 
 
 fn parse(line: &[u8], descriptors: Vec<OwnedFd>) -> Result<Attachment, Error> {
     let announcement: Announcement = serde_json::from_slice(line)?;
-    let expected = 1 + announcement.streams.iter().filter(|wanted| **wanted).count();
+    let expected = 1 + announcement
+        .streams
+        .iter()
+        .filter(|wanted| **wanted)
+        .count();
     if descriptors.len() != expected {
         return Err(Error::Descriptors(descriptors.len(), expected));
     }
@@ -188,7 +196,11 @@ fn parse(line: &[u8], descriptors: Vec<OwnedFd>) -> Result<Attachment, Error> {
             exec: announcement.exec.as_deref().map(Id::new).transpose()?,
         },
         stand_in,
-        stdio: Stdio { stdin, stdout, stderr },
+        stdio: Stdio {
+            stdin,
+            stdout,
+            stderr,
+        },
     })
 }
 
@@ -226,9 +238,7 @@ mod tests {
     fn monitor_side(connection: &UnixStream) -> Result<Attachment, Error> {
         let connection = connection.try_clone().unwrap();
         connection.set_nonblocking(true).unwrap();
-        on_runtime(async {
-            receive(&tokio::net::UnixStream::from_std(connection).unwrap()).await
-        })
+        on_runtime(async { receive(&tokio::net::UnixStream::from_std(connection).unwrap()).await })
     }
 
     #[test]
@@ -264,7 +274,10 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let line = serde_json::to_vec(&announcement()).unwrap();
         socket::send_with_descriptors(ours.as_fd(), &line, &[ours.as_fd()]).unwrap();
-        assert!(matches!(monitor_side(&theirs), Err(Error::Descriptors(1, 2))));
+        assert!(matches!(
+            monitor_side(&theirs),
+            Err(Error::Descriptors(1, 2))
+        ));
         socket::send_with_descriptors(ours.as_fd(), b"{", &[]).unwrap();
         assert!(matches!(monitor_side(&theirs), Err(Error::Malformed(_))));
     }

@@ -22,11 +22,11 @@ use casemate_protocol::{
 use nix::libc;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest, unix::AsyncFd},
-    task::JoinHandle,
     net::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
+    task::JoinHandle,
 };
 
 /// Bytes that a stream may hold here.
@@ -116,7 +116,12 @@ impl Drop for Input {
 ///
 /// # Errors
 /// When the guest does not know the process, or a descriptor is unusable.
-pub async fn attach(hybrid: &Path, container_id: &str, exec_id: &str, stdio: Stdio) -> Result<(Outputs, Option<Input>), Error> {
+pub async fn attach(
+    hybrid: &Path,
+    container_id: &str,
+    exec_id: &str,
+    stdio: Stdio,
+) -> Result<(Outputs, Option<Input>), Error> {
     let hello = |stream: Stream| StreamHello {
         container_id: container_id.to_owned(),
         exec_id: exec_id.to_owned(),
@@ -128,9 +133,13 @@ pub async fn attach(hybrid: &Path, container_id: &str, exec_id: &str, stdio: Std
         connected.map_err(|source| Error::Connect { stream, source })
     };
     let mut outputs = Outputs(Vec::new());
-    for (stream, fd) in [(Stream::STDOUT, stdio.stdout), (Stream::STDERR, stdio.stderr)] {
+    for (stream, fd) in [
+        (Stream::STDOUT, stdio.stdout),
+        (Stream::STDERR, stdio.stderr),
+    ] {
         if let Some(fd) = fd {
-            let end = ClientEnd::open(fd, Direction::Write).map_err(|source| Error::Client { stream, source })?;
+            let end = ClientEnd::open(fd, Direction::Write)
+                .map_err(|source| Error::Client { stream, source })?;
             let (guest, keep) = connect(stream).await?.into_split();
             outputs.0.push(tokio::spawn(copy_out(guest, keep, end)));
         }
@@ -138,7 +147,8 @@ pub async fn attach(hybrid: &Path, container_id: &str, exec_id: &str, stdio: Std
     let mut input = None;
     if let Some(fd) = stdio.stdin {
         let stream = Stream::STDIN;
-        let end = ClientEnd::open(fd, Direction::Read).map_err(|source| Error::Client { stream, source })?;
+        let end = ClientEnd::open(fd, Direction::Read)
+            .map_err(|source| Error::Client { stream, source })?;
         let (hangup, guest) = connect(stream).await?.into_split();
         input = Some(Input(tokio::spawn(copy_in(end, guest, hangup))));
     }
@@ -248,7 +258,9 @@ impl ClientEnd {
         match reactor::register_file(file, interest) {
             Ok(polled) => Ok(Self::Polled(polled)),
             // epoll(7): the file does not support polling (/dev/null).
-            Err((file, error)) if error.raw_os_error() == Some(libc::EPERM) => Ok(Self::Direct(file)),
+            Err((file, error)) if error.raw_os_error() == Some(libc::EPERM) => {
+                Ok(Self::Direct(file))
+            }
             Err((_, error)) => Err(error),
         }
     }
@@ -341,8 +353,11 @@ mod tests {
             let play = |mut stream: UnixStream| async move {
                 let chunk = vec![7; 1 << 20];
                 let mut total = 0;
-                while let Ok(Ok(count)) =
-                    tokio::time::timeout(std::time::Duration::from_millis(200), stream.write(&chunk)).await
+                while let Ok(Ok(count)) = tokio::time::timeout(
+                    std::time::Duration::from_millis(200),
+                    stream.write(&chunk),
+                )
+                .await
                 {
                     total += count;
                 }

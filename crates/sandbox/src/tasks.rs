@@ -88,7 +88,11 @@ pub(crate) fn read_bundle(create: &Create) -> Result<ReadBundle, Error> {
 }
 
 /// Boots the machine.
-pub(crate) fn spawn_boot(options: Options, hypervisor: Rc<dyn Hypervisor>, events: UnboundedSender<Event>) {
+pub(crate) fn spawn_boot(
+    options: Options,
+    hypervisor: Rc<dyn Hypervisor>,
+    events: UnboundedSender<Event>,
+) {
     let boot = async move {
         let mut timeline = Timeline::default();
         let begin = now_ns();
@@ -163,7 +167,10 @@ async fn create(mut creation: Creation) -> Result<Made, Error> {
         Ok(attached) => attached,
         Err(error) => {
             // The guest has the container already.
-            let _ = creation.agent.remove_container(&creation.key.container()).await;
+            let _ = creation
+                .agent
+                .remove_container(&creation.key.container())
+                .await;
             return Err(error);
         }
     };
@@ -184,7 +191,11 @@ fn timeline_worthy(hooks: &Hooks) -> bool {
     deprecated_prestart(hooks).is_some() || hooks.create_runtime().is_some()
 }
 
-async fn attach(key: &Key, hybrid: &std::path::Path, stdio: Stdio) -> Result<(Outputs, Option<Input>), Error> {
+async fn attach(
+    key: &Key,
+    hybrid: &std::path::Path,
+    stdio: Stdio,
+) -> Result<(Outputs, Option<Input>), Error> {
     Ok(stdio::attach(hybrid, key.container.as_str(), key.exec_id(), stdio).await?)
 }
 
@@ -241,7 +252,12 @@ pub(crate) fn spawn_start(
 }
 
 /// Waits for the end of a process, then for the end of its output.
-pub(crate) fn spawn_wait(key: Key, agent: Agent, mut outputs: Outputs, events: UnboundedSender<Event>) {
+pub(crate) fn spawn_wait(
+    key: Key,
+    agent: Agent,
+    mut outputs: Outputs,
+    events: UnboundedSender<Event>,
+) {
     spawn_local(async move {
         // Without an answer the machine is lost, and its watch reports that.
         if let Ok(response) = agent.wait_process(&key.process()).await {
@@ -249,7 +265,10 @@ pub(crate) fn spawn_wait(key: Key, agent: Agent, mut outputs: Outputs, events: U
                 tracing::warn!(process = %key, "the guest ran out of memory for it");
             }
             outputs.drained().await;
-            report(&events, Event::Ended(key, ExitStatus::now(response.exit_status)));
+            report(
+                &events,
+                Event::Ended(key, ExitStatus::now(response.exit_status)),
+            );
         }
     });
 }
@@ -358,7 +377,9 @@ pub(crate) fn spawn_remove(
             tracing::warn!(container = %key, %error, "the guest did not remove it");
         }
         let json = state.to_oci_json();
-        if let Err(error) = hooks::run("poststop", hooks.poststop().as_ref(), &json, &state.bundle).await {
+        if let Err(error) =
+            hooks::run("poststop", hooks.poststop().as_ref(), &json, &state.bundle).await
+        {
             tracing::warn!(container = %key, %error, "after delete");
         }
         let _ = reply.send(Ok(exit));
@@ -369,7 +390,14 @@ pub(crate) fn spawn_remove(
 pub(crate) fn spawn_poststart(hooks: Hooks, state: State) {
     spawn_local(async move {
         let json = state.to_oci_json();
-        if let Err(error) = hooks::run("poststart", hooks.poststart().as_ref(), &json, &state.bundle).await {
+        if let Err(error) = hooks::run(
+            "poststart",
+            hooks.poststart().as_ref(),
+            &json,
+            &state.bundle,
+        )
+        .await
+        {
             tracing::warn!(container = state.id, %error, "after start");
         }
     });

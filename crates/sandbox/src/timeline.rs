@@ -83,7 +83,12 @@ impl Timeline {
             let (Some(begin), Some(end)) = (on_host(span.begin_ns), on_host(span.end_ns)) else {
                 continue;
             };
-            let name: String = span.name.chars().filter(|c| !c.is_control()).take(64).collect();
+            let name: String = span
+                .name
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(64)
+                .collect();
             // What passed before the agent was not its work.
             match name.as_str() {
                 "kernel" => self.add("kernel", "boot", begin, end.max(begin)),

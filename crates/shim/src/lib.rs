@@ -11,7 +11,6 @@ mod monitor;
 mod status;
 mod task;
 
-
 pub use task::ATTACHED;
 
 use std::{collections::HashMap, io, sync::Arc};
@@ -54,6 +53,8 @@ fn services(handle: &Handle) -> HashMap<String, Service> {
     if let Some(service) = task().remove(TASK_V3) {
         services.insert(TASK_V2.to_owned(), service);
     }
-    services.extend(create_monitor(Arc::new(monitor::MonitorService::new(handle.clone()))));
+    services.extend(create_monitor(Arc::new(monitor::MonitorService::new(
+        handle.clone(),
+    ))));
     services
 }

@@ -22,7 +22,11 @@ impl MonitorService {
 
 #[async_trait]
 impl Monitor for MonitorService {
-    async fn timeline(&self, _: &TtrpcContext, _: TimelineRequest) -> ttrpc::Result<TimelineResponse> {
+    async fn timeline(
+        &self,
+        _: &TtrpcContext,
+        _: TimelineRequest,
+    ) -> ttrpc::Result<TimelineResponse> {
         let spans = self.sandbox.timeline().await.map_err(status::from_error)?;
         let spans = spans.into_iter().map(|span| TimelineSpan {
             part: span.part,

@@ -33,7 +33,11 @@ impl TaskService {
 
 #[async_trait]
 impl Task for TaskService {
-    async fn create(&self, _: &TtrpcContext, request: api::CreateTaskRequest) -> Result<api::CreateTaskResponse> {
+    async fn create(
+        &self,
+        _: &TtrpcContext,
+        request: api::CreateTaskRequest,
+    ) -> Result<api::CreateTaskResponse> {
         only_attached([&request.stdin, &request.stdout, &request.stderr])?;
         if !request.rootfs.is_empty() {
             return Err(invalid("mounts for the root file system are not supported"));
@@ -52,7 +56,11 @@ impl Task for TaskService {
         })
     }
 
-    async fn start(&self, _: &TtrpcContext, request: api::StartRequest) -> Result<api::StartResponse> {
+    async fn start(
+        &self,
+        _: &TtrpcContext,
+        request: api::StartRequest,
+    ) -> Result<api::StartResponse> {
         let key = key(&request.id, &request.exec_id)?;
         let pid = self.sandbox.start(key).await.map_err(from_error)?;
         Ok(api::StartResponse {
@@ -67,12 +75,22 @@ impl Task for TaskService {
             return Err(invalid("exec without an id"));
         }
         let key = key(&request.id, &request.exec_id)?;
-        let process = request.spec.into_option().ok_or_else(|| invalid("exec without a process"))?;
-        self.sandbox.exec(key, process.value).await.map_err(from_error)?;
+        let process = request
+            .spec
+            .into_option()
+            .ok_or_else(|| invalid("exec without a process"))?;
+        self.sandbox
+            .exec(key, process.value)
+            .await
+            .map_err(from_error)?;
         Ok(api::Empty::default())
     }
 
-    async fn state(&self, _: &TtrpcContext, request: api::StateRequest) -> Result<api::StateResponse> {
+    async fn state(
+        &self,
+        _: &TtrpcContext,
+        request: api::StateRequest,
+    ) -> Result<api::StateResponse> {
         let key = key(&request.id, &request.exec_id)?;
         let state = self.sandbox.state(key).await.map_err(from_error)?;
         Ok(api::StateResponse {
@@ -105,9 +123,16 @@ impl Task for TaskService {
         Ok(api::Empty::default())
     }
 
-    async fn resize_pty(&self, _: &TtrpcContext, request: api::ResizePtyRequest) -> Result<api::Empty> {
+    async fn resize_pty(
+        &self,
+        _: &TtrpcContext,
+        request: api::ResizePtyRequest,
+    ) -> Result<api::Empty> {
         let key = key(&request.id, &request.exec_id)?;
-        let resized = self.sandbox.resize(key, request.width, request.height).await;
+        let resized = self
+            .sandbox
+            .resize(key, request.width, request.height)
+            .await;
         resized.map_err(from_error)?;
         Ok(api::Empty::default())
     }
@@ -121,7 +146,11 @@ impl Task for TaskService {
     }
 
     async fn pids(&self, _: &TtrpcContext, request: api::PidsRequest) -> Result<api::PidsResponse> {
-        let processes = self.sandbox.processes(id(&request.id)?).await.map_err(from_error)?;
+        let processes = self
+            .sandbox
+            .processes(id(&request.id)?)
+            .await
+            .map_err(from_error)?;
         let infos = processes.into_iter().map(|process| ProcessInfo {
             pid: process.pid,
             ..Default::default()
@@ -132,9 +161,18 @@ impl Task for TaskService {
         })
     }
 
-    async fn delete(&self, _: &TtrpcContext, request: api::DeleteRequest) -> Result<api::DeleteResponse> {
+    async fn delete(
+        &self,
+        _: &TtrpcContext,
+        request: api::DeleteRequest,
+    ) -> Result<api::DeleteResponse> {
         let key = key(&request.id, &request.exec_id)?;
-        let pid = self.sandbox.state(key.clone()).await.map_err(from_error)?.pid;
+        let pid = self
+            .sandbox
+            .state(key.clone())
+            .await
+            .map_err(from_error)?
+            .pid;
         let exit = self.sandbox.delete(key, false).await.map_err(from_error)?;
         Ok(api::DeleteResponse {
             pid,
@@ -144,8 +182,16 @@ impl Task for TaskService {
         })
     }
 
-    async fn connect(&self, _: &TtrpcContext, request: api::ConnectRequest) -> Result<api::ConnectResponse> {
-        let state = self.sandbox.state(key(&request.id, "")?).await.map_err(from_error)?;
+    async fn connect(
+        &self,
+        _: &TtrpcContext,
+        request: api::ConnectRequest,
+    ) -> Result<api::ConnectResponse> {
+        let state = self
+            .sandbox
+            .state(key(&request.id, "")?)
+            .await
+            .map_err(from_error)?;
         Ok(api::ConnectResponse {
             shim_pid: std::process::id(),
             task_pid: state.pid,
@@ -162,8 +208,13 @@ impl Task for TaskService {
 
 /// Streams by path belong to containerd's way of starting a task.
 fn only_attached(streams: [&String; 3]) -> Result<()> {
-    match streams.into_iter().find(|path| !path.is_empty() && *path != ATTACHED) {
-        Some(path) => Err(invalid(format!("stream {path:?}: only attached streams are supported"))),
+    match streams
+        .into_iter()
+        .find(|path| !path.is_empty() && *path != ATTACHED)
+    {
+        Some(path) => Err(invalid(format!(
+            "stream {path:?}: only attached streams are supported"
+        ))),
         None => Ok(()),
     }
 }

@@ -38,11 +38,21 @@ pub fn run(global: &Global) -> Result<ExitCode> {
             println!("hypervisor:     unusable: {error}");
         }
     }
-    for (what, path) in [("guest kernel", &config.guest.kernel), ("guest initrd", &config.guest.initrd)] {
+    for (what, path) in [
+        ("guest kernel", &config.guest.kernel),
+        ("guest initrd", &config.guest.initrd),
+    ] {
         sound &= print_file(what, path);
     }
     println!("rights:         {}", rights(&mut sound));
-    println!("verdict:        {}", if sound { "containers can run" } else { "containers cannot run" });
+    println!(
+        "verdict:        {}",
+        if sound {
+            "containers can run"
+        } else {
+            "containers cannot run"
+        }
+    );
     Ok(ExitCode::from(u8::from(!sound)))
 }
 

@@ -13,9 +13,9 @@ use casemate_sandbox::{
 use tokio::time::timeout;
 
 use crate::{
-    log,
     arguments::{Delete, Global},
     client::{Monitor, Place, block_on},
+    log,
 };
 
 /// How long a forced delete waits for the guest before the VM is taken down
@@ -34,7 +34,8 @@ pub fn run(global: &Global, arguments: &Delete) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let status = place.state()?.status;
-    allow(Operation::Delete, status).with_context(|| format!("container {:?}", place.id.as_str()))?;
+    allow(Operation::Delete, status)
+        .with_context(|| format!("container {:?}", place.id.as_str()))?;
     remove(&place)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -104,7 +105,8 @@ async fn clean_up(place: &Place) -> Result<()> {
     }
     if let Ok(state) = place.state() {
         let hooks = Some(&state.poststop_hooks);
-        if let Err(error) = hooks::run("poststop", hooks, &state.to_oci_json(), &state.bundle).await {
+        if let Err(error) = hooks::run("poststop", hooks, &state.to_oci_json(), &state.bundle).await
+        {
             tracing::warn!(container = %place.id, "{error}");
         }
     }

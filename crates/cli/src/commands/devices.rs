@@ -10,6 +10,7 @@ use crate::arguments::Devices;
 /// When the jail cannot be closed or the command line is not the monitor's.
 pub fn run(arguments: &Devices) -> Result<ExitCode> {
     // Its error holds a thread's panic, which anyhow cannot share.
-    casemate_devices::main(arguments.arguments.iter().cloned()).map_err(|error| anyhow!("{error}"))?;
+    casemate_devices::main(arguments.arguments.iter().cloned())
+        .map_err(|error| anyhow!("{error}"))?;
     Ok(ExitCode::SUCCESS)
 }

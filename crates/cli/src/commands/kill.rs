@@ -32,12 +32,22 @@ pub fn run(global: &Global, arguments: &Kill) -> Result<ExitCode> {
 /// A number, or a name with or without SIG.
 pub fn parse(text: &str) -> Result<u32> {
     if let Ok(number) = text.parse::<u32>() {
-        anyhow::ensure!((1..=MAX_SIGNAL).contains(&number), "unknown signal {text:?}");
+        anyhow::ensure!(
+            (1..=MAX_SIGNAL).contains(&number),
+            "unknown signal {text:?}"
+        );
         return Ok(number);
     }
     let name = text.to_ascii_uppercase();
-    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
-    let signal: Signal = name.parse().ok().with_context(|| format!("unknown signal {text:?}"))?;
+    let name = if name.starts_with("SIG") {
+        name
+    } else {
+        format!("SIG{name}")
+    };
+    let signal: Signal = name
+        .parse()
+        .ok()
+        .with_context(|| format!("unknown signal {text:?}"))?;
     Ok(signal as u32)
 }
 
@@ -47,7 +57,14 @@ mod tests {
 
     #[test]
     fn signals_by_name_and_number() {
-        for (text, number) in [("9", 9), ("KILL", 9), ("SIGKILL", 9), ("sigterm", 15), ("hup", 1), ("34", 34)] {
+        for (text, number) in [
+            ("9", 9),
+            ("KILL", 9),
+            ("SIGKILL", 9),
+            ("sigterm", 15),
+            ("hup", 1),
+            ("34", 34),
+        ] {
             assert_eq!(parse(text).unwrap(), number, "{text}");
         }
         for text in ["", "0", "65", "SIGNOTHING", "-9", "9x"] {

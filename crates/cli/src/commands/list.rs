@@ -58,7 +58,9 @@ fn print_table(containers: &[Shown]) {
     let rows: Vec<_> = std::iter::once(heads).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     for row in &rows {
-        let cells: Vec<_> = (0..5).map(|column| format!("{:<1$}", row[column], width(column))).collect();
+        let cells: Vec<_> = (0..5)
+            .map(|column| format!("{:<1$}", row[column], width(column)))
+            .collect();
         println!("{}   {}", cells.join("   "), row[5]);
     }
 }

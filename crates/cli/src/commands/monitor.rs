@@ -1,11 +1,6 @@
 //! `monitor`: the process that owns one sandbox.
 
-use std::{
-    fs::File,
-    io::Write,
-    process::ExitCode,
-    rc::Rc,
-};
+use std::{fs::File, io::Write, process::ExitCode, rc::Rc};
 
 use anyhow::{Context, Result};
 use casemate_config::Config;
@@ -19,8 +14,7 @@ use casemate_sandbox::{
 use casemate_shim::CONTROL_SOCKET;
 use tokio::{net::UnixListener, task::LocalSet};
 
-use crate::{
-    log,arguments::Monitor, launch::READY};
+use crate::{arguments::Monitor, launch::READY, log};
 
 /// Where the command line has put things.
 const CONFIG_FD: i32 = 3;

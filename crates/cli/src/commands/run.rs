@@ -9,10 +9,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::delete;
 use crate::{
-    log,
     arguments::{Global, Run},
     client::{Monitor, block_on},
     launch::{Launched, OwnTerminal, launch},
+    log,
 };
 
 /// Signals that are passed on to the container.

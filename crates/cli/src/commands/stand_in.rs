@@ -27,8 +27,7 @@ use nix::{
     unistd::{chdir, pivot_root, setsid},
 };
 
-use crate::{
-    log,arguments::StandIn, launch::READY};
+use crate::{arguments::StandIn, launch::READY, log};
 
 /// Where the command line has put things.
 const CONTROL_FD: i32 = 3;
@@ -82,7 +81,13 @@ fn enter_empty_root() -> nix::Result<()> {
     const NONE: Option<&str> = None;
     let locked = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(NONE, "/", NONE, MsFlags::MS_PRIVATE | MsFlags::MS_REC, NONE)?;
-    mount(Some("casemate"), STAGE, Some("tmpfs"), locked, Some("mode=0755,size=16k"))?;
+    mount(
+        Some("casemate"),
+        STAGE,
+        Some("tmpfs"),
+        locked,
+        Some("mode=0755,size=16k"),
+    )?;
     chdir(STAGE)?;
     nix::unistd::mkdir("proc", nix::sys::stat::Mode::from_bits_truncate(0o555))?;
     mount(Some("proc"), "proc", Some("proc"), locked, NONE)?;
@@ -108,7 +113,10 @@ fn wait_with_terminal(mut control: UnixStream) -> Result<u32> {
     watched.add(Signal::SIGWINCH);
     watched.thread_block().context("signals")?;
     let resized = SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC).context("signals")?;
-    let stdin: OwnedFd = std::io::stdin().as_fd().try_clone_to_owned().context("terminal")?;
+    let stdin: OwnedFd = std::io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .context("terminal")?;
     // It may have been set before anybody watched.
     report_size(&stdin, &mut control);
     loop {

@@ -39,7 +39,10 @@ fn print_json(spans: &[TimelineSpan]) -> Result<()> {
             })
         })
         .collect();
-    println!("{}", serde_json::to_string_pretty(&json!({ "clock": "CLOCK_MONOTONIC", "spans": list }))?);
+    println!(
+        "{}",
+        serde_json::to_string_pretty(&json!({ "clock": "CLOCK_MONOTONIC", "spans": list }))?
+    );
     Ok(())
 }
 
@@ -50,7 +53,10 @@ fn table(spans: &[TimelineSpan]) -> String {
     };
     let last = spans.iter().map(|span| span.end_ns).max().unwrap_or(first);
     let whole = (last - first).max(1);
-    let mut text = format!("{:>9} {:>9}  {:<10} {:<28}\n", "BEGIN", "TOOK", "PART", "WHAT");
+    let mut text = format!(
+        "{:>9} {:>9}  {:<10} {:<28}\n",
+        "BEGIN", "TOOK", "PART", "WHAT"
+    );
     for span in spans {
         let (begin, end) = (span.begin_ns - first, span.end_ns - first);
         let from = (begin * BAR / whole).min(BAR - 1) as usize;
@@ -85,7 +91,10 @@ mod tests {
             end_ns,
             ..Default::default()
         };
-        let text = table(&[span("host", 1_000_000, 3_000_000), span("vmm", 3_000_000, 5_000_000)]);
+        let text = table(&[
+            span("host", 1_000_000, 3_000_000),
+            span("vmm", 3_000_000, 5_000_000),
+        ]);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 3);
         assert!(lines[1].ends_with(&"#".repeat(20)), "{text}");

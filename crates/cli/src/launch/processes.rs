@@ -44,9 +44,16 @@ impl StandIn {
     /// # Errors
     /// EPERM without the right to make namespaces.
     pub fn spawn(place: &Place, netns: Option<&Path>, terminal: Option<OwnedFd>) -> Result<Self> {
-        let mut line = vec!["casemate".into(), "stand-in".into(), "--id".into(), place.id.to_string()];
-        let mut namespaces =
-            Namespaces::CLONE_NEWPID | Namespaces::CLONE_NEWNS | Namespaces::CLONE_NEWIPC | Namespaces::CLONE_NEWUTS;
+        let mut line = vec![
+            "casemate".into(),
+            "stand-in".into(),
+            "--id".into(),
+            place.id.to_string(),
+        ];
+        let mut namespaces = Namespaces::CLONE_NEWPID
+            | Namespaces::CLONE_NEWNS
+            | Namespaces::CLONE_NEWIPC
+            | Namespaces::CLONE_NEWUTS;
         match netns {
             Some(path) => line.extend(["--netns".into(), path.to_string_lossy().into_owned()]),
             None => namespaces |= Namespaces::CLONE_NEWNET,
@@ -146,7 +153,10 @@ impl Monitor {
             line.push("--debug".into());
         }
         line.extend(["monitor".into(), "--id".into(), start.place.id.to_string()]);
-        line.extend(["--directory".into(), directory.to_string_lossy().into_owned()]);
+        line.extend([
+            "--directory".into(),
+            directory.to_string_lossy().into_owned(),
+        ]);
         line.extend(["--netns".into(), start.netns.to_string_lossy().into_owned()]);
         line.extend(["--hostname".into(), start.hostname.clone()]);
         line.extend(["--begun-ns".into(), start.begun_ns.to_string()]);
@@ -218,7 +228,10 @@ fn become_verb(
 ) -> io::Error {
     let attempt = || {
         disposition::reset_all();
-        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+        let null = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/null")?;
         nix::unistd::dup2_stdin(stdio[0].unwrap_or(null.as_fd()))?;
         nix::unistd::dup2_stdout(stdio[1].unwrap_or(null.as_fd()))?;
         nix::unistd::dup2_stderr(stdio[2].unwrap_or(null.as_fd()))?;

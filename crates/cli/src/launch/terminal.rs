@@ -56,12 +56,14 @@ fn caller(number: i32) -> Option<OwnedFd> {
 /// The guest has the line discipline; ours only carries bytes.
 fn behind_console_socket(path: &Path) -> Result<Streams> {
     let context = || format!("console socket {}", path.display());
-    let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).context("new terminal")?;
+    let master =
+        posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).context("new terminal")?;
     let slave = terminal::open_peer(master.as_fd()).context("new terminal")?;
     set_raw(&slave)?;
     let client = socket::connect(path).with_context(context)?;
     // The name is what runc sends; receivers show it or ignore it.
-    socket::send_with_descriptors(client.as_fd(), b"/dev/ptmx", &[master.as_fd()]).with_context(context)?;
+    socket::send_with_descriptors(client.as_fd(), b"/dev/ptmx", &[master.as_fd()])
+        .with_context(context)?;
     let copy = || slave.try_clone().context("terminal");
     Ok(Streams {
         client: [Some(copy()?), Some(copy()?), None],

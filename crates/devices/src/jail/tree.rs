@@ -88,10 +88,10 @@ fn become_root(share: &Path) -> Result<(), Error> {
     // Mounts that come later bring the attributes the monitor gave them.
     let walls = attr::NOSUID | attr::NODEV | attr::NOEXEC;
     set_attributes(root.as_fd(), walls, 0, MsFlags::empty(), true)
-        .map_err(failed("restrict the share's mounts"))?;
+        .map_err(failed("restrict the share (is it a mount point?)"))?;
     nix::unistd::fchdir(&root).map_err(failed("enter the share"))?;
     // Puts the old root onto the new one, from where it is taken off at once.
-    pivot_root(".", ".").map_err(failed("make the share the root (is it a mount point?)"))?;
+    pivot_root(".", ".").map_err(failed("make the share the root"))?;
     umount2(".", MntFlags::MNT_DETACH).map_err(failed("leave the old root"))?;
     chdir("/").map_err(failed("enter the new root"))
 }

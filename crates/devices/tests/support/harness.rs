@@ -113,13 +113,18 @@ impl World {
         if transmit {
             self.event(1, EventSet::IN);
         }
+        self.host_events() || receive || transmit
+    }
+
+    /// What waits at the host's sockets. Says whether there was anything.
+    pub fn host_events(&self) -> bool {
         let mut events = [EpollEvent::empty(); 16];
         let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap();
         for event in &events[..count] {
             let set = EventSet::from_bits(event.events().bits() as u32).unwrap();
             self.event(event.data() as u16, set);
         }
-        receive || transmit || count > 0
+        count > 0
     }
 
     /// Turns until nothing moves.

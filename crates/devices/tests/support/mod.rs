@@ -5,6 +5,9 @@
     reason = "each test file uses a part of it"
 )]
 
+pub mod fuse;
+pub mod fuzzing;
 pub mod guest;
 pub mod harness;
+pub mod process;
 pub mod ring;

@@ -132,6 +132,22 @@ impl Ring {
         Some((head, self.read_u32(slot + 4)))
     }
 
+    /// The same for a driver that has itself overwritten the used ring.
+    pub fn take_used_unchecked(&mut self) -> Option<()> {
+        let index = self.read_u16(self.used + 2);
+        if index.wrapping_sub(self.next_used) == 0 || index.wrapping_sub(self.next_used) > self.size
+        {
+            return None;
+        }
+        let slot = self.used + 4 + 8 * u64::from(self.next_used % self.size);
+        self.next_used = self.next_used.wrapping_add(1);
+        let head = self.read_u32(slot) as usize;
+        if let Some(chain) = self.chains.get_mut(head) {
+            self.free.append(chain);
+        }
+        Some(())
+    }
+
     pub fn write(&self, address: u64, bytes: &[u8]) {
         self.memory
             .write_slice(bytes, GuestAddress(address))

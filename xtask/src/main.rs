@@ -9,9 +9,12 @@ mod cache;
 mod check;
 mod command;
 mod e2e;
+mod fuzz;
 mod guest;
 mod image;
 mod workspace;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -33,16 +36,29 @@ enum Task {
     Image(image::Options),
     /// Run the end-to-end tests against the release binary
     E2e(e2e::Options),
+    /// Feed the parsers of foreign input with random input
+    Fuzz(fuzz::Options),
     /// Measure
     Bench(bench::Options),
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().task {
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
         Task::Check(options) => check::run(&options),
         Task::Guest(options) => guest::run(&options),
         Task::Image(options) => image::run(&options),
         Task::E2e(options) => e2e::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench(options) => bench::run(&options),
     }
 }

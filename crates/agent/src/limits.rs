@@ -112,7 +112,7 @@ pub(crate) fn process(process: &Process) -> Result<()> {
         seccomp.program.len(),
         MAX_INSTRUCTIONS * INSTRUCTION,
     )?;
-    if seccomp.program.len() % INSTRUCTION != 0 {
+    if !seccomp.program.len().is_multiple_of(INSTRUCTION) {
         return Err(Error::invalid(
             "seccomp filter",
             "is cut within an instruction",

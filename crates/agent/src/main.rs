@@ -152,9 +152,9 @@ async fn attach(mut connection: Connection, sandbox: Arc<Sandbox>) {
         Err(error) => return say(format_args!("{error}")),
     };
     let pump = sandbox.stream(&hello);
-    if answer(&mut connection, pump.is_some()).await.is_ok() {
-        if let Some(pump) = pump {
-            pump.run(connection).await;
-        }
+    if answer(&mut connection, pump.is_some()).await.is_ok()
+        && let Some(pump) = pump
+    {
+        pump.run(connection).await;
     }
 }

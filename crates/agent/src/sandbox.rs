@@ -190,10 +190,10 @@ impl Sandbox {
         };
         let emptied = async {
             for (_, slot) in &containers {
-                if let Slot::Made(container) = slot {
-                    if let Err(error) = container.cgroup.remove().await {
-                        say(format_args!("container {}: {error}", container.id));
-                    }
+                if let Slot::Made(container) = slot
+                    && let Err(error) = container.cgroup.remove().await
+                {
+                    say(format_args!("container {}: {error}", container.id));
                 }
             }
             write_back(&self.reaper).await;

@@ -16,7 +16,8 @@ pub const MAX_INSTRUCTIONS: usize = 4096;
 /// # Errors
 /// EACCES without no_new_privs and CAP_SYS_ADMIN, EINVAL for a bad filter.
 pub fn install(program: &[u8], flags: u32) -> io::Result<()> {
-    if program.len() % INSTRUCTION != 0 || program.len() / INSTRUCTION > MAX_INSTRUCTIONS {
+    if !program.len().is_multiple_of(INSTRUCTION) || program.len() / INSTRUCTION > MAX_INSTRUCTIONS
+    {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
     let mut filter: Vec<_> = program

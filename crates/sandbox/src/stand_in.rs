@@ -214,7 +214,6 @@ pub fn accept(connection: OwnedFd) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
 
     use super::*;
 

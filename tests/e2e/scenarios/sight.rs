@@ -210,8 +210,9 @@ fn volumes(host: &Host) -> Result<()> {
 
 fn dropped_capabilities(host: &Host) -> Result<()> {
     let flags = ["--cap-drop=ALL", "--cap-add=NET_RAW,CHOWN"];
-    let script =
-        format!("{STATUS}; capsh --print; touch /tmp/f; chown 7 /tmp/f && echo owned; chroot / true 2>&1");
+    let script = format!(
+        "{STATUS}; capsh --print; touch /tmp/f; chown 7 /tmp/f && echo owned; chroot / true 2>&1"
+    );
     let text = seen(
         host,
         &flags,

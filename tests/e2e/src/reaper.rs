@@ -65,10 +65,10 @@ impl Reaper {
         let mut ended = self.lock();
         loop {
             // An older entry belongs to an earlier process with the same id.
-            if let Some(&(at, exit)) = ended.get(&pid) {
-                if at >= since {
-                    return Some(exit);
-                }
+            if let Some(&(at, exit)) = ended.get(&pid)
+                && at >= since
+            {
+                return Some(exit);
             }
             let left = deadline.checked_duration_since(Instant::now())?;
             ended = self

@@ -109,7 +109,7 @@ mod tests {
             fs::set_permissions(from.path().join(path), mode).unwrap();
         }
         let open = |path| File::open(path).unwrap();
-        copy(open(from.path()).as_fd(), open(to.path()).as_fd()).unwrap();
+        copy(open(from.path()).as_fd(), open(to.path()).as_fd(), true).unwrap();
         let mode = |path: &str| fs::symlink_metadata(to.path().join(path)).unwrap().mode();
         assert_eq!(fs::read(to.path().join("a/link")).unwrap(), b"content");
         assert_eq!(mode("a/b/file"), 0o100640);

@@ -32,25 +32,16 @@ impl Machine {
         control: UnixStream,
         shutdowns: mpsc::Sender<String>,
         hotplug_slots: u32,
-        limit: Duration,
     ) -> Result<Self, Error> {
-        let command = "start";
-        let greeted = timeout(limit, Qmp::connect(control, shutdowns)).await;
-        let qmp = match greeted {
-            Ok(Ok(qmp)) => qmp,
-            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+        let qmp = match Qmp::connect(control, shutdowns).await {
+            Ok(qmp) => qmp,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 return Err(Error::Protocol {
-                    command,
+                    command: "start",
                     problem: "no greeting of QEMU".to_owned(),
                 });
             }
-            Ok(Err(_)) => return Err(Error::Ended(process.exited().await)),
-            Err(_) => {
-                return Err(Error::Deadline {
-                    command,
-                    after: limit,
-                });
-            }
+            Err(_) => return Err(Error::Ended(process.exited().await)),
         };
         let machine = Self {
             process,

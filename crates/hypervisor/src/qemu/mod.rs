@@ -21,7 +21,7 @@ use std::{
 use async_trait::async_trait;
 use casemate_config::{Accelerator as Choice, Config, Tier};
 use nix::{fcntl::OFlag, unistd::pipe2};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 pub(crate) use self::version::Version;
 use self::{
@@ -244,10 +244,17 @@ impl Hypervisor for Qemu {
         };
         // More reasons than one are not expected.
         let (told, shutdowns) = mpsc::channel(4);
-        let process = Process::start(jail, output, console, shutdowns).await?;
-        let limit = self.start_limit;
-        let machine = Machine::connect(process, control, told, spec.hotplug_slots, limit).await?;
-        Ok(Box::new(machine))
+        let machine = timeout(self.start_limit, async {
+            let process = Process::start(jail, output, console, shutdowns).await?;
+            Machine::connect(process, control, told, spec.hotplug_slots).await
+        });
+        match machine.await {
+            Ok(machine) => Ok(Box::new(machine?)),
+            Err(_) => Err(Error::Deadline {
+                command: "start",
+                after: self.start_limit,
+            }),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use casemate_config::Accelerator;
 use casemate_hypervisor::{
     BlockDevice, Cause, Device, Error, Hypervisor, MacAddress, NetworkDevice, ThreadRole, Tier,
-    qemu::Qemu,
+    Vsock, qemu::Qemu,
 };
 use casemate_linux::{
     process::{pidfd_open, signal_pidfd},
@@ -52,6 +52,7 @@ scenarios![
     the_machine_dies_with_its_monitor,
     what_is_missing_is_named,
     a_failed_start_says_why,
+    a_silent_start_has_an_end,
     a_weak_host_is_refused,
 ];
 
@@ -423,6 +424,29 @@ async fn a_failed_start_says_why(stage: &Stage) {
     );
     assert!(text.contains("qemu") && text.lines().count() == 1, "{text}");
     println!("  {text}");
+}
+
+async fn a_silent_start_has_an_end(stage: &Stage) {
+    let mut settings = stage.settings.clone();
+    settings.start_limit = Duration::from_millis(1500);
+    let qemu = Qemu::open(&settings).unwrap();
+    // QEMU waits for the back end's half of the handshake.
+    let (silent, socket) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut spec = stage.spec("idle");
+    spec.vsock = Some(Vsock {
+        socket: socket.into(),
+    });
+    let error = qemu.boot(spec).await.map(drop).unwrap_err().to_string();
+    let words = "the virtual machine monitor did not answer start within 1.5s";
+    assert_eq!(error, words);
+    drop(silent);
+
+    let mut spec = stage.spec("idle");
+    spec.netns = Some(File::open("/dev/null").unwrap().into());
+    let error = qemu.boot(spec).await.map(drop).unwrap_err().to_string();
+    let words = "starting the virtual machine monitor: entering the network namespace: \
+                 Invalid argument (os error 22)";
+    assert_eq!(error, words);
 }
 
 async fn a_weak_host_is_refused(stage: &Stage) {

@@ -23,11 +23,11 @@ pub(super) fn scheduler(written: &Scheduler) -> Result<agent::Scheduler, Error> 
         let problem = "is a priority, which only SCHED_FIFO and SCHED_RR have";
         return Err(Error::invalid(SCHEDULER, priority, problem));
     }
-    if let Some(time) = deadline.into_iter().flatten().find(|time| *time != 0) {
-        if policy != SchedDeadline {
-            let problem = "is a time, which only SCHED_DEADLINE has";
-            return Err(Error::invalid(SCHEDULER, time, problem));
-        }
+    if let Some(time) = deadline.into_iter().flatten().find(|time| *time != 0)
+        && policy != SchedDeadline
+    {
+        let problem = "is a time, which only SCHED_DEADLINE has";
+        return Err(Error::invalid(SCHEDULER, time, problem));
     }
     let flags = written.flags().iter().flatten();
     Ok(agent::Scheduler {

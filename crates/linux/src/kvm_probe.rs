@@ -45,7 +45,11 @@ impl fmt::Display for Finding {
 /// When no child can be made.
 pub fn run(limit: Duration) -> io::Result<Finding> {
     let (report, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let parent = std::process::id();
     let child = process::spawn(Birth::default(), || {
+        if process::die_with_parent(parent).is_err() {
+            return 1;
+        }
         let finding = probe().err().unwrap_or(Finding::Works);
         let line = encode(&finding);
         i32::from(nix::unistd::write(&writer, line.as_bytes()).is_err())

@@ -44,11 +44,16 @@ impl Version {
     pub(super) fn ask(program: &Path, environment: &[Vec<u8>]) -> io::Result<Self> {
         let (answer, writer) = pipe2(OFlag::O_CLOEXEC)?;
         let path = program.as_os_str().as_encoded_bytes();
+        let parent = std::process::id();
         let child = process::spawn(Birth::default(), || {
-            let _ = dup2_stdout(&writer);
-            let _ = dup2_stderr(&writer);
-            let arguments = [path.to_vec(), b"--version".to_vec()];
-            let Err(error) = process::exec(path, &arguments, environment);
+            let become_qemu = || {
+                dup2_stdout(&writer)?;
+                dup2_stderr(&writer)?;
+                process::die_with_parent(parent)?;
+                let arguments = [path.to_vec(), b"--version".to_vec()];
+                process::exec(path, &arguments, environment)
+            };
+            let Err(error) = become_qemu();
             error.raw_os_error().unwrap_or(0)
         })?;
         drop(writer);

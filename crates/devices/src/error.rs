@@ -2,8 +2,8 @@
 
 use std::io;
 
+use crate::command_line::UsageError;
 use crate::jail;
-use crate::options::UsageError;
 
 /// Why the device process ended other than by the VMM's leave.
 #[derive(Debug, thiserror::Error)]

@@ -15,6 +15,7 @@
 //! A guest that breaks a protocol loses the connection or the device, never
 //! more: see [`vsock`] and [`jail`]. What may fail before is in [`Error`].
 
+mod command_line;
 mod error;
 pub mod jail;
 mod logging;
@@ -23,7 +24,8 @@ mod process;
 mod share;
 pub mod vsock;
 
+pub use command_line::UsageError;
 pub use error::Error;
-pub use options::{CommandLine, Inodes, Options, Settings, SyscallPolicy, UsageError};
+pub use options::{CommandLine, Inodes, Options, Settings, SyscallPolicy};
 pub use process::{main, run};
-pub use vsock::muxer::Limits;
+pub use vsock::limits::Limits;

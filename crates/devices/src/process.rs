@@ -201,7 +201,10 @@ fn serve_vsock(
         .map_err(Error::Vsock)?;
     let _ = report.send(Report::Serving);
     daemon.start(&mut listener).map_err(Error::Daemon)?;
-    until_hung_up(daemon.wait())
+    let ended = daemon.wait();
+    let counters = backend.lock().expect("a panic ends the process").counters();
+    info!(?counters, "vsock ended");
+    until_hung_up(ended)
 }
 
 /// The epoll instance of the device's only worker, which lives as long as the

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use tracing::{debug, info};
+use tracing::debug;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackendMut, VringMutex, VringT};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -21,7 +21,8 @@ use vmm_sys_util::event::{
 
 use super::chain::Memory;
 use super::device::{self, Rest};
-use super::muxer::{Counters, Limits, Muxer};
+use super::limits::Limits;
+use super::muxer::{Counters, Muxer};
 use super::poll::{Poll, TOKEN_AGAIN, TOKEN_LISTENER, TOKEN_STREAMS, TOKEN_TIMER};
 
 /// Queues in the order of virtio 1.2, 5.10.2.
@@ -118,8 +119,8 @@ impl Backend {
                 transmit.get_queue().next_avail(),
             ];
             if begin != self.positions {
-                info!(
-                    connections = muxer.open_streams(),
+                debug!(
+                    streams = muxer.open_streams(),
                     "guest's vsock driver started anew"
                 );
                 muxer.restart();
@@ -226,13 +227,5 @@ impl VhostUserBackendMut for Backend {
             self.serve(event, events, rings);
         }
         Ok(())
-    }
-}
-
-impl Drop for Backend {
-    fn drop(&mut self) {
-        if let Some(muxer) = &self.muxer {
-            debug!(counters = ?muxer.counters(), "vsock ends");
-        }
     }
 }

@@ -14,6 +14,8 @@ pub mod credit;
 pub mod device;
 pub mod greeting;
 pub mod header;
+pub mod limits;
 pub mod muxer;
 pub mod poll;
 pub mod streams;
+pub mod verdict;

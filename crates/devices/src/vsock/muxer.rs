@@ -16,65 +16,15 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tracing::warn;
 
 use super::connection::Connection;
 use super::header::{HOST_CID, Header, Op, TYPE_STREAM};
+use super::limits::Limits;
 use super::poll::{Poll, TOKEN_LISTENER, TOKEN_STREAMS};
 use super::streams::{Ports, Stream, Streams, Use};
-
-/// What the guest and the clients on the host may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections at the same time, clients that have not said their port included.
-    pub connections: u16,
-    /// Of these, clients whose connection is not open yet.
-    pub pending: u16,
-    /// Bytes of one connection that may wait for the host.
-    pub window: u32,
-    /// Bytes of all connections together that may wait for the host.
-    pub memory: u64,
-    /// How long a client may take to say its port, the guest to answer a
-    /// request, and the guest to confirm the end of a connection.
-    pub patience: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            connections: 1024,
-            pending: 64,
-            window: 256 * 1024,
-            memory: 64 * 1024 * 1024,
-            patience: Duration::from_secs(10),
-        }
-    }
-}
-
-impl Limits {
-    /// Slots are epoll tokens of 16 bits, and some tokens have other uses.
-    pub const CONNECTIONS_MAX: u16 = u16::MAX - TOKEN_STREAMS;
-
-    /// The window that is left for every connection when all are in use.
-    fn smallest_window(&self) -> u32 {
-        let share = self.memory / u64::from(self.connections.max(1));
-        self.window.min(u32::try_from(share).unwrap_or(u32::MAX))
-    }
-
-    /// The window for one more connection, such that the smallest one remains
-    /// for each that may still come.
-    fn window_beside(&self, others: usize, committed: u64) -> u32 {
-        let to_come = usize::from(self.connections).saturating_sub(others + 1);
-        let reserve = to_come as u64 * u64::from(self.smallest_window());
-        if committed + u64::from(self.window) + reserve <= self.memory {
-            self.window
-        } else {
-            self.smallest_window()
-        }
-    }
-}
 
 /// What went wrong so far, most of it the guest's doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

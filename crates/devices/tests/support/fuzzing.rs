@@ -186,7 +186,7 @@ fn descriptor(script: &mut Script<'_>, world: &mut World) {
         flags,
         next,
     );
-    if script.byte() % 2 == 0 {
+    if script.byte().is_multiple_of(2) {
         ring.publish(u16::from(script.byte()));
     }
 }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
+use super::super::credit::Overrun;
 use super::*;
 
 const WINDOW: u32 = 64;

@@ -7,9 +7,10 @@ use tracing::debug;
 use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice, WriteVolatile};
 
 use super::super::chain::{BadChain, Cursor};
-use super::super::connection::{Connection, Packet, Verdict, Violation};
+use super::super::connection::{Connection, Packet};
 use super::super::header::{HEADER_LEN, HOST_CID, Header, Op, TYPE_STREAM};
 use super::super::streams::{Ports, Stream, Use};
+use super::super::verdict::{Verdict, Violation};
 use super::Muxer;
 
 /// Resets that may wait for a receive buffer before transmission stops.

@@ -398,12 +398,7 @@ impl Owner {
             // The machine went while the guest answered.
             return;
         };
-        tasks::spawn_wait(
-            key.clone(),
-            ready.agent.clone(),
-            made.outputs,
-            self.events.clone(),
-        );
+        tasks::spawn_wait(key.clone(), ready, made.outputs, self.events.clone());
         let Some(process) = self.process(&key) else {
             return;
         };

@@ -251,25 +251,31 @@ pub(crate) fn spawn_start(
     });
 }
 
-/// Waits for the end of a process, then for the end of its output.
+/// Waits for the end of a process, then for the end of its output. A guest that
+/// cannot say when its process ends is of no use: its VM goes, and the machine's
+/// watch reports that.
 pub(crate) fn spawn_wait(
     key: Key,
-    agent: Agent,
+    ready: &Ready,
     mut outputs: Outputs,
     events: UnboundedSender<Event>,
 ) {
+    let agent = ready.agent.clone();
+    let vm = Arc::clone(&ready.vm);
     spawn_local(async move {
-        // Without an answer the machine is lost, and its watch reports that.
-        if let Ok(response) = agent.wait_process(&key.process()).await {
-            if response.oom_killed {
-                tracing::warn!(process = %key, "the guest ran out of memory for it");
+        let response = match agent.wait_process(&key.process()).await {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::warn!(process = %key, %error, "cannot wait for it, ending the machine");
+                return vm.kill();
             }
-            outputs.drained().await;
-            report(
-                &events,
-                Event::Ended(key, ExitStatus::now(response.exit_status)),
-            );
+        };
+        if response.oom_killed {
+            tracing::warn!(process = %key, "the guest ran out of memory for it");
         }
+        outputs.drained().await;
+        let exit = ExitStatus::now(response.exit_status);
+        report(&events, Event::Ended(key, exit));
     });
 }
 

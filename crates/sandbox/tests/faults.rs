@@ -1,0 +1,308 @@
+//! A start, a run and an end in which one step fails, for every step: nothing
+//! may be left on the host, and nobody may wait for ever.
+//!
+//! The hypervisor is `casemate_hypervisor::fake`, the agent is the one below,
+//! the device process is this program under the verb that the sandbox gives it.
+//! A sandbox changes its process for good (mount namespace), so every case runs
+//! in a process of its own: this program with `--case`.
+
+use std::{
+    fs, io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use casemate_config::Config;
+use casemate_hypervisor::fake::Fake;
+use casemate_linux::socket::send_with_descriptors;
+use casemate_protocol::{HOST_CONTROL_PORT, agent as message, agent_ttrpc};
+use casemate_sandbox::{
+    Create, Error, Handle, Id, Key, Options,
+    stand_in::{Announcement, Attachment, receive},
+    timeline::Timeline,
+};
+use tokio::{net::UnixStream, sync::watch, task::LocalSet, time::timeout};
+use ttrpc::{Code, asynchronous::TtrpcContext};
+
+/// Exit codes of one case.
+const CLEAN: u8 = 0;
+const NOT_REACHED: u8 = 3;
+
+/// No case may take longer: a step that fails must not be waited for.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// More steps than there are.
+const MANY: u32 = 60;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args().collect();
+    let words: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match words[1..] {
+        ["devices", ..] => loop {
+            nix::unistd::pause();
+        },
+        ["--case", part, step] => case(part, step.parse().expect("a number")),
+        _ => all_cases(),
+    }
+}
+
+/// Every step of both parts, until one is not reached any more.
+fn all_cases() -> ExitCode {
+    if !nix::unistd::geteuid().is_root() {
+        println!("test result: ok. 0 passed; 0 failed; 2 ignored; skipped: needs root");
+        return ExitCode::SUCCESS;
+    }
+    let mut failed = 0;
+    for part in ["hypervisor", "agent"] {
+        let verdict = cases_of(part);
+        match &verdict {
+            Ok(steps) => println!("test {part}_fails_at_each_of_{steps}_steps ... ok"),
+            Err(text) => println!("test {part}_fails_at_each_step ... FAILED\n{text}"),
+        }
+        failed += u32::from(verdict.is_err());
+    }
+    let word = if failed == 0 { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {word}. {} passed; {failed} failed; 0 ignored",
+        2 - failed
+    );
+    ExitCode::from(u8::from(failed > 0))
+}
+
+fn cases_of(part: &str) -> Result<u32, String> {
+    for step in 1..MANY {
+        let mut command = Command::new("/proc/self/exe");
+        let output = command.args(["--case", part, &step.to_string()]).output();
+        let output = output.map_err(|error| error.to_string())?;
+        match output.status.code() {
+            Some(code) if code == i32::from(CLEAN) => {}
+            Some(code) if code == i32::from(NOT_REACHED) && step > 1 => return Ok(step - 1),
+            _ => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                return Err(format!("step {step}: {}\n{said}", output.status));
+            }
+        }
+    }
+    Err(format!("no end after {MANY} steps"))
+}
+
+/// One life of a sandbox in which step `step` of `part` fails.
+fn case(part: &str, step: u32) -> ExitCode {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let (hypervisor, agent) = match part {
+        "hypervisor" => (Fake::failing_at(step), FakeAgent::failing_at(0)),
+        _ => (Fake::new(), FakeAgent::failing_at(step)),
+    };
+    let hypervisor = Rc::new(hypervisor);
+    let agent = Arc::new(agent);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("runtime");
+    let life = live(folder.path(), Rc::clone(&hypervisor), Arc::clone(&agent));
+    let lived = LocalSet::new().block_on(&runtime, async { timeout(LIMIT, life).await });
+    lived.expect("the sandbox ended in time");
+    drop(runtime);
+    assert_nothing_left(folder.path());
+    let reached = match part {
+        "hypervisor" => hypervisor.steps() >= step,
+        _ => agent.taken.load(Ordering::Relaxed) >= step,
+    };
+    ExitCode::from(if reached { CLEAN } else { NOT_REACHED })
+}
+
+async fn live(folder: &Path, hypervisor: Rc<Fake>, agent: Arc<FakeAgent>) {
+    let directory = folder.join("sandbox");
+    fs::create_dir(&directory).expect("directory");
+    let bundle = bundle(folder);
+    let mut config = Config::default();
+    config.vmm.boot_timeout_s = 3;
+    config.agent.timeout_s = 3;
+    let id = Id::new("web").expect("an id");
+    let options = Options {
+        id: id.clone(),
+        directory: directory.clone(),
+        netns: None,
+        hostname: "web".into(),
+        config,
+    };
+    let opened = casemate_sandbox::open(options, hypervisor, Timeline::default());
+    let (handle, owner) = opened.expect("the sandbox opens");
+    let owner = tokio::task::spawn_local(owner);
+    let calls = tokio::task::spawn_local(call_the_monitor(directory, agent));
+    let (attachment, stand_in) = attachment().await;
+    if handle.attach(attachment).await.is_ok() {
+        // Any of these may fail; none may hang.
+        let _ = run_once(&handle, id, bundle).await;
+    }
+    let _ = handle.stop().await;
+    owner.await.expect("the owner does not panic");
+    calls.abort();
+    assert_dismissed(stand_in).await;
+}
+
+async fn run_once(handle: &Handle, id: Id, bundle: PathBuf) -> Result<(), Error> {
+    let create = Create {
+        id: id.clone(),
+        bundle,
+    };
+    handle.create(create).await?;
+    let key = Key::init(id);
+    handle.start(key.clone()).await?;
+    handle.signal(key.clone(), 9, true).await?;
+    assert_eq!(handle.wait(key.clone()).await?.code, 137);
+    handle.delete(key, false).await?;
+    Ok(())
+}
+
+/// A bundle whose program nobody runs.
+fn bundle(folder: &Path) -> PathBuf {
+    let bundle = folder.join("bundle");
+    fs::create_dir_all(bundle.join("rootfs")).expect("rootfs");
+    fs::write(bundle.join("rootfs/precious"), "data").expect("file");
+    let spec = oci_spec::runtime::Spec::default();
+    let file = fs::File::create(bundle.join("config.json")).expect("config.json");
+    serde_json::to_writer(file, &spec).expect("config.json");
+    bundle
+}
+
+/// A stand-in without a process: its end of the control socket.
+async fn attachment() -> (Attachment, UnixStream) {
+    let (client, monitor) = UnixStream::pair().expect("socket pair");
+    let (control, stand_in) = UnixStream::pair().expect("socket pair");
+    let announcement = Announcement {
+        container: "web".into(),
+        exec: None,
+        pid: std::process::id(),
+        streams: [false; 3],
+    };
+    let line = serde_json::to_vec(&announcement).expect("plain data");
+    send_with_descriptors(client.as_fd(), &line, &[control.as_fd()]).expect("sent");
+    let attachment = receive(&monitor).await.expect("an announcement");
+    (attachment, stand_in)
+}
+
+/// The stand-in is told a status, or sees that the monitor is gone.
+async fn assert_dismissed(stand_in: UnixStream) {
+    stand_in
+        .readable()
+        .await
+        .expect("the stand-in hears something");
+}
+
+/// What the guest does first: it calls the host.
+async fn call_the_monitor(directory: PathBuf, agent: Arc<FakeAgent>) {
+    let socket = directory.join(format!("vsock/vm.vsock_{HOST_CONTROL_PORT}"));
+    let connection = loop {
+        match UnixStream::connect(&socket).await {
+            Ok(connection) => break connection,
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    if agent.fails() {
+        return;
+    }
+    let one = futures::stream::iter([io::Result::Ok(connection)]);
+    let listener = ttrpc::asynchronous::transport::Listener::new(one);
+    let mut server = ttrpc::asynchronous::Server::new()
+        .add_listener(listener)
+        .register_service(agent_ttrpc::create_agent(agent));
+    server.start().await.expect("the agent serves");
+    std::future::pending::<()>().await;
+}
+
+/// An agent whose n-th answer is a failure.
+struct FakeAgent {
+    taken: AtomicU32,
+    failing: u32,
+    killed: watch::Sender<bool>,
+}
+
+impl FakeAgent {
+    fn failing_at(step: u32) -> Self {
+        Self {
+            taken: AtomicU32::new(0),
+            failing: step,
+            killed: watch::Sender::new(false),
+        }
+    }
+
+    fn fails(&self) -> bool {
+        self.taken.fetch_add(1, Ordering::Relaxed) + 1 == self.failing
+    }
+
+    fn answer<T: Default>(&self) -> ttrpc::Result<T> {
+        match self.fails() {
+            true => Err(ttrpc::Error::RpcStatus(ttrpc::get_status(
+                Code::INTERNAL,
+                "on purpose",
+            ))),
+            false => Ok(T::default()),
+        }
+    }
+}
+
+/// Requests whose answer says nothing.
+macro_rules! plain {
+    ($($name:ident($request:ident) -> $response:ident;)*) => {
+        #[async_trait]
+        impl agent_ttrpc::Agent for FakeAgent {
+            $(
+                async fn $name(&self, _: &TtrpcContext, _: message::$request) -> ttrpc::Result<message::$response> {
+                    self.answer()
+                }
+            )*
+
+            async fn hello(&self, _: &TtrpcContext, _: message::HelloRequest) -> ttrpc::Result<message::HelloResponse> {
+                let answer: message::HelloResponse = self.answer()?;
+                Ok(message::HelloResponse { version: 1, ..answer })
+            }
+
+            async fn wait_process(&self, _: &TtrpcContext, _: message::ProcessRef) -> ttrpc::Result<message::WaitProcessResponse> {
+                let answer: message::WaitProcessResponse = self.answer()?;
+                let mut killed = self.killed.subscribe();
+                let _ = killed.wait_for(|killed| *killed).await;
+                Ok(message::WaitProcessResponse { exit_status: 137, ..answer })
+            }
+
+            async fn signal_process(&self, _: &TtrpcContext, _: message::SignalProcessRequest) -> ttrpc::Result<message::Empty> {
+                let answer = self.answer()?;
+                self.killed.send_replace(true);
+                Ok(answer)
+            }
+        }
+    };
+}
+
+plain! {
+    prepare_sandbox(PrepareSandboxRequest) -> PrepareSandboxResponse;
+    create_container(CreateContainerRequest) -> CreateContainerResponse;
+    start_process(ProcessRef) -> StartProcessResponse;
+    remove_container(ContainerRef) -> Empty;
+    shutdown(Empty) -> Empty;
+}
+
+/// No directory, no mount, no process; and the user's files are still there.
+fn assert_nothing_left(folder: &Path) {
+    assert!(!folder.join("sandbox").exists(), "the directory is left");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mount table");
+    let name = folder.to_str().expect("a plain path");
+    assert!(!mounts.contains(name), "a mount is left:\n{mounts}");
+    let me = std::process::id();
+    let children = fs::read_to_string(format!("/proc/self/task/{me}/children")).expect("children");
+    let alive: Vec<_> = children
+        .split_whitespace()
+        .filter(|pid| casemate_sandbox::ledger::start_time(pid.parse().expect("a pid")).is_some())
+        .collect();
+    assert!(alive.is_empty(), "processes are left: {alive:?}");
+    let precious = fs::read_to_string(folder.join("bundle/rootfs/precious"));
+    assert_eq!(precious.expect("the user's file"), "data");
+}

@@ -126,7 +126,8 @@ rust_needed() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
 # at_least HAVE NEEDED: compares versions such as 1.85 and 1.85.0.
 at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
 
-rust_version() { rustc --version 2>/dev/null | cut -d ' ' -f 2; }
+# Nothing where there is no Rust.
+rust_version() { { rustc --version 2>/dev/null || true; } | cut -d ' ' -f 2; }
 
 # Takes the Rust that is there, else the distribution's where it is new enough.
 require_rust() {
@@ -140,7 +141,7 @@ require_rust() {
     fi
     at_least "${have:-0}" "$needed" ||
         die "Rust $needed or newer is needed; this machine has ${have:-none}" \
-            "https://www.rust-lang.org/tools/install, or 'rustup update' where rustup is there"
+            "'rustup update', or apt-get install rustc-web cargo-web in place of rustc and cargo"
 }
 
 # install_rust NEEDED: Debian names newer compilers for a stable release "-web".

@@ -1,9 +1,8 @@
-//! Fuzzing of what parses a guest's or a client's input: `fuzz/fuzz_targets`.
+//! Fuzzing of what parses a guest's or a client's input: the targets of `fuzz/Cargo.toml`.
 
-use std::fs;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::{command, workspace};
 
@@ -51,15 +50,10 @@ fn fuzz(target: &str, seconds: u64) -> Result<()> {
 }
 
 fn targets() -> Result<Vec<String>> {
-    let folder = workspace::root().join("fuzz/fuzz_targets");
-    let mut names = Vec::new();
-    for entry in fs::read_dir(&folder).with_context(|| format!("{}", folder.display()))? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "rs") {
-            let name = path.file_stem().unwrap_or_default();
-            names.push(name.to_string_lossy().into_owned());
-        }
-    }
-    names.sort();
-    Ok(names)
+    let list = command::output(
+        Command::new(env!("CARGO"))
+            .current_dir(workspace::root())
+            .args(["fuzz", "list"]),
+    )?;
+    Ok(list.lines().map(str::to_string).collect())
 }

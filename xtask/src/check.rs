@@ -64,7 +64,13 @@ impl Check {
                 "warnings",
             ]),
             // The end-to-end tests need a guest and an installed binary: they have their own task.
-            Self::Test => cargo(&["test", "--workspace", "--exclude", "casemate-e2e"]),
+            Self::Test => cargo(&[
+                "test",
+                "--workspace",
+                "--no-fail-fast",
+                "--exclude",
+                "casemate-e2e",
+            ]),
             Self::Deny => where_present("cargo-deny", || cargo(&["deny", "--workspace", "check"])),
             Self::Shell => where_present("shellcheck", shellcheck),
         }

@@ -8,6 +8,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
+use casemate_devices::{Inodes, Settings};
 use nix::mount::{MsFlags, mount};
 use support::fuse::{ATTR_SUBMOUNT, Fuse, ROOT};
 use support::process::Process;
@@ -103,6 +104,31 @@ fn names(directory: &std::path::Path) -> Vec<String> {
 fn later_mounts_arrive_and_leave() {
     let process = Process::start();
     let mut fuse = Fuse::mount(&process.path("fs.sock"));
+    mounts_come_and_go(&process, &mut fuse);
+}
+
+/// The same where the file server remembers files by handle, which then take no
+/// descriptor each.
+#[test]
+fn file_handles_find_their_mounts() {
+    let settings = Settings {
+        inodes: Inodes::Handles,
+        ..Settings::default()
+    };
+    let process = Process::start_with(settings);
+    let read_search = format!("{:016x}", FILE_SHARING | 1 << 2);
+    assert_eq!(process.status("CapEff"), read_search);
+    let mut fuse = Fuse::mount(&process.path("fs.sock"));
+    mounts_come_and_go(&process, &mut fuse);
+    let descriptors = format!("/proc/{}/fd", process.child.id());
+    let before = fs::read_dir(&descriptors).unwrap().count();
+    for number in 0..100 {
+        fuse.mkdir(ROOT, &format!("known{number}")).unwrap();
+    }
+    assert_eq!(fs::read_dir(&descriptors).unwrap().count(), before);
+}
+
+fn mounts_come_and_go(process: &Process, fuse: &mut Fuse) {
     let place = process.share.join("volume");
     fs::create_dir(&place).unwrap();
     let under = fuse.lookup(ROOT, "volume").unwrap();
@@ -168,7 +194,7 @@ fn it_dies_with_the_monitor() {
 
 #[test]
 fn a_share_that_is_no_mount_point_is_refused() {
-    let (mut process, mut ready) = Process::start_in("share-that-is-no-mount");
+    let (mut process, mut ready) = Process::start_in("share-that-is-no-mount", Settings::default());
     assert_eq!(ready.read(&mut [0]).unwrap(), 0);
     assert_eq!(process.child.wait().unwrap().code(), Some(1));
 }

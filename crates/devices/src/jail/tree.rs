@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use casemate_linux::mount::{attr, clone_tree, set_attributes};
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{OFlag, open, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
@@ -35,11 +35,8 @@ impl Jail {
     /// # Errors
     /// Without CAP_SYS_ADMIN; when `share` is not a mount point.
     pub fn enter(share: &Path, vsock_dir: &Path) -> Result<Jail, Error> {
-        let proc_self_fd = open_directory(Path::new("/proc/self/fd"))
-            .map_err(failed("open /proc/self/fd"))?
-            .into();
-        let mountinfo =
-            File::open("/proc/self/mountinfo").map_err(failed("open /proc/self/mountinfo"))?;
+        let proc_self =
+            open_directory(Path::new("/proc/self")).map_err(failed("open /proc/self"))?;
         unshare(
             CloneFlags::CLONE_NEWNS
                 | CloneFlags::CLONE_NEWNET
@@ -54,9 +51,20 @@ impl Jail {
             .map_err(failed("make all mounts slaves"))?;
         let vsock_dir = wall_off(vsock_dir).map_err(failed("clone the vsock directory"))?;
         become_root(share)?;
+        // From here on, so that it tells of the jail's mounts and paths.
+        let mountinfo = openat(
+            &proc_self,
+            "mountinfo",
+            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(failed("open mountinfo"))?;
+        let directory = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let proc_self_fd = openat(&proc_self, "fd", directory, Mode::empty())
+            .map_err(failed("open the list of descriptors"))?;
         Ok(Jail {
-            proc_self_fd,
-            mountinfo,
+            proc_self_fd: proc_self_fd.into(),
+            mountinfo: mountinfo.into(),
             vsock_dir,
         })
     }

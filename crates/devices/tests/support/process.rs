@@ -42,7 +42,12 @@ fn become_monitor(share: &Path) {
 impl Process {
     /// Starts it and waits until it is ready.
     pub fn start() -> Process {
-        let (process, mut ready) = Process::start_unready();
+        Process::start_with(Settings::default())
+    }
+
+    /// The same with other settings.
+    pub fn start_with(settings: Settings) -> Process {
+        let (process, mut ready) = Process::start_in("share", settings);
         let mut byte = [0];
         ready
             .read_exact(&mut byte)
@@ -50,13 +55,9 @@ impl Process {
         process
     }
 
-    /// Starts it; the reader gets a byte when it is ready.
-    pub fn start_unready() -> (Process, PipeReader) {
-        Process::start_in("share")
-    }
-
-    /// The same with another directory than the one that is mounted.
-    pub fn start_in(shared: &str) -> (Process, PipeReader) {
+    /// Starts it with this directory as its share; the monitor mounts at
+    /// `share`. The reader gets a byte when the process is ready.
+    pub fn start_in(shared: &str, settings: Settings) -> (Process, PipeReader) {
         let directory = tempfile::tempdir().unwrap();
         let share = directory.path().join("share");
         let vsock_dir = directory.path().join("vsock");
@@ -78,7 +79,7 @@ impl Process {
             ready: Some(readiness.as_raw_fd()),
             guest_cid: CID,
             cache: casemate_config::CachePolicy::Auto,
-            settings: Settings::default(),
+            settings,
         };
         let inherited: Vec<RawFd> = [
             line.fs_listener,

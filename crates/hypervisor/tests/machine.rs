@@ -16,6 +16,7 @@ mod tap;
 
 use std::{future::Future, pin::Pin, process::ExitCode, time::Instant};
 
+use casemate_hypervisor::Hypervisor;
 use guest::Stage;
 
 type Scenario = for<'a> fn(&'a Stage) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
@@ -44,6 +45,8 @@ fn main() -> ExitCode {
         runtime.block_on(bench::run(&stage));
         return ExitCode::SUCCESS;
     }
+    let capabilities = stage.qemu().capabilities().clone();
+    println!("{}, {}", capabilities.program, capabilities.tier);
     for (name, scenario) in scenarios::ALL {
         if wanted.is_some_and(|wanted| !name.contains(wanted.as_str())) {
             continue;

@@ -11,7 +11,7 @@ use std::{
 use casemate_config::CachePolicy;
 use casemate_linux::{
     descriptor,
-    process::{self, Birth, Child},
+    process::{self, Birth, Child, Exit},
     reactor,
 };
 use nix::libc;
@@ -103,18 +103,19 @@ impl DeviceProcess {
         self.process.pid()
     }
 
-    /// Resolves when the process has ended, with one line that says how.
-    pub async fn ended(&self) -> String {
+    /// Resolves when the process has ended: whether that was in order, which it
+    /// is after the VMM has hung up, and one line that says how.
+    pub async fn ended(&self) -> (bool, String) {
         // An error here means that the runtime is shutting down.
         let _ = self.child.readable().await;
-        let exit = match self.process.try_wait() {
-            Ok(Some(exit)) => exit.to_string(),
-            _ => "ended".to_owned(),
+        let exit = self.process.try_wait().ok().flatten();
+        let orderly = exit == Some(Exit::Code(0));
+        let how = exit.map_or("ended".to_owned(), |exit| exit.to_string());
+        let line = match self.last_words() {
+            Some(words) => format!("the device process {how}: {words}"),
+            None => format!("the device process {how}"),
         };
-        match self.last_words() {
-            Some(line) => format!("the device process {exit}: {line}"),
-            None => format!("the device process {exit}"),
-        }
+        (orderly, line)
     }
 
     /// Ends it and waits for that.

@@ -30,7 +30,7 @@ use casemate_hypervisor::{
 use casemate_linux::socket;
 use casemate_protocol::{HOST_CONTROL_PORT, SHARE_TAG, agent as message, paths};
 use nix::time::{ClockId, clock_gettime};
-use tokio::net::UnixListener;
+use tokio::{net::UnixListener, time::timeout};
 use ttrpc::asynchronous::transport::Socket;
 
 use crate::{
@@ -49,6 +49,9 @@ pub const CONSOLE_LOG: &str = "console.log";
 const VSOCK_DIRECTORY: &str = "vsock";
 /// The hybrid socket itself (`CONNECT <port>`).
 const HYBRID_SOCKET: &str = "vm.vsock";
+
+/// How long a VMM that has hung up may take to end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// User and group ids of VMMs start here; the monitor's pid is added, so that
 /// no two running VMMs are the same user. Outside the ranges that login tools
@@ -270,8 +273,7 @@ impl Booted {
         let limit = Duration::from_secs(config.vmm.boot_timeout_s.into());
         let connection = tokio::select! {
             accepted = self.prepared.control.accept() => accepted.map_err(at("accept on", &self.prepared.sockets))?.0,
-            exit = self.vm.exited() => return Err(Error::Ended(exit.to_string())),
-            exit = self.devices.ended() => return Err(Error::Ended(exit)),
+            end = end_of(self.vm.as_ref(), &self.devices) => return Err(Error::Ended(end)),
             () = tokio::time::sleep(limit) => return Err(Error::Silent(limit)),
         };
         timeline.until_now("host", "wait for the agent", begin);
@@ -318,6 +320,23 @@ impl Booted {
                 ..Default::default()
             }],
             ..Default::default()
+        }
+    }
+}
+
+/// Resolves when one of the machine's processes has ended, with one line that
+/// says how. When the VMM ends, the device process sees that and ends as well;
+/// whichever is noticed first, the VMM's own end is the news.
+pub(crate) async fn end_of(vm: &dyn Vm, devices: &DeviceProcess) -> String {
+    tokio::select! {
+        biased;
+        exit = vm.exited() => exit.to_string(),
+        (orderly, line) = devices.ended() => {
+            let last = timeout(LAST_WORDS, vm.exited());
+            match if orderly { last.await.ok() } else { None } {
+                Some(exit) => exit.to_string(),
+                None => line,
+            }
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     handle::{Create, GuestProcess},
     hooks,
     key::Key,
-    machine::{Options, Prepared, Ready},
+    machine::{self, Options, Prepared, Ready},
     owner::Event,
     spec::{self, GuestSpec, HostPath, HostSpec},
     stand_in::{StandIn, TerminalSize},
@@ -122,10 +122,7 @@ pub(crate) fn spawn_watch(ready: &Ready, events: UnboundedSender<Event>) {
     let vm = Arc::clone(&ready.vm);
     let devices = Rc::clone(&ready.devices);
     spawn_local(async move {
-        let reason = tokio::select! {
-            exit = vm.exited() => exit.to_string(),
-            exit = devices.ended() => exit,
-        };
+        let reason = machine::end_of(vm.as_ref(), &devices).await;
         report(&events, Event::Down(reason.into()));
     });
 }

@@ -296,7 +296,7 @@ const SETTINGS: [(&str, &str, &str); 7] = [
     (
         "agent_never_answers",
         "guest.kernel_parameters = \"rdinit=/no/init\"\nvmm.boot_timeout_s = 8",
-        "agent",
+        "ended while it started",
     ),
 ];
 

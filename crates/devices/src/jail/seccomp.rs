@@ -1,8 +1,9 @@
 //! The system calls that serving files and sockets takes.
 //!
-//! Found by running real work (see `tests/`): package managers, tar, fsx-like
-//! I/O, extended attributes and locks on the share; connections, half-closes
-//! and stalls on the sockets. A call that is not on the list ends the process.
+//! Found by tracing real work in a guest: package tools, git, compilers, tar,
+//! databases, extended attributes, locks and other users' files on the share;
+//! connections, half-closes and stalls on the sockets. A call that is not on
+//! the list ends the process.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -130,7 +130,8 @@ impl agent_ttrpc::Agent for Service {
         _: &TtrpcContext,
         request: ProcessRef,
     ) -> ttrpc::Result<StartProcessResponse> {
-        let spans = complete(self.sandbox()?.start(request)).await?;
+        let (_, process) = self.sandbox()?.process(&request)?;
+        let spans = complete(async move { process.start().await }).await?;
         Ok(StartProcessResponse {
             spans,
             ..Default::default()

@@ -12,7 +12,6 @@ pub mod deadline;
 pub mod descriptor;
 pub mod disposition;
 pub mod entropy;
-pub mod foreign;
 pub mod inheritance;
 pub mod interface;
 pub mod keyring;

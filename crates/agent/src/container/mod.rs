@@ -9,9 +9,7 @@ use std::{
 };
 
 use casemate_linux::{process::signal_pidfd, terminal};
-use casemate_protocol::agent::{
-    DeviceRule, ListProcessesResponse, ProcessInfo, Span, WaitProcessResponse,
-};
+use casemate_protocol::agent::{ListProcessesResponse, ProcessInfo, Span, WaitProcessResponse};
 
 use crate::{
     cgroup::Cgroup,
@@ -20,7 +18,7 @@ use crate::{
     limits,
     reaper::End,
     streams::Streams,
-    timeline::{now, span},
+    timeline::Timeline,
 };
 
 pub(crate) mod birth;
@@ -39,8 +37,6 @@ pub(crate) struct Container {
     pub(crate) kinds: Kinds,
     pub(crate) init: Arc<Process>,
     added: Mutex<HashMap<String, Slot>>,
-    /// Device rules that are not in force yet.
-    unguarded: Mutex<Vec<DeviceRule>>,
 }
 
 /// An id is taken while its process is still being made.
@@ -51,32 +47,14 @@ enum Slot {
 }
 
 impl Container {
-    fn new(id: &str, cgroup: Cgroup, kinds: Kinds, init: Process, rules: &[DeviceRule]) -> Self {
+    fn new(id: String, cgroup: Cgroup, kinds: Kinds, init: Process) -> Self {
         Self {
-            id: id.to_owned(),
+            id,
             cgroup,
             kinds,
             init: Arc::new(init),
             added: Mutex::default(),
-            unguarded: Mutex::new(rules.to_owned()),
         }
-    }
-
-    /// Puts the device rules in force, which must be before any program runs
-    /// in the container. That takes the kernel's verifier and compiler, so it
-    /// is not part of the making: see [`crate::sandbox::Sandbox::complete`].
-    /// Tells whether there was anything to do.
-    pub(crate) fn guard(&self) -> Result<bool> {
-        let mut rules = self
-            .unguarded
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if rules.is_empty() {
-            return Ok(false);
-        }
-        self.cgroup.guard(&rules)?;
-        rules.clear();
-        Ok(true)
     }
 
     /// The process of an exec id; the empty one is the container's first.
@@ -200,8 +178,8 @@ pub(crate) struct Process {
 
 impl Process {
     /// Has it execute its program.
-    pub(crate) async fn start(&self) -> Result<Span> {
-        let began = now();
+    pub(crate) async fn start(&self) -> Result<Vec<Span>> {
+        let mut timeline = Timeline::since(crate::timeline::now());
         let link = self
             .link
             .lock()
@@ -212,7 +190,8 @@ impl Process {
             return Err(Error::Finished);
         }
         link.start().await?;
-        Ok(span("exec", began, now()))
+        timeline.mark("exec");
+        Ok(timeline.into_spans())
     }
 
     /// Waits for its end. `container` is where the kernel counts what it had

@@ -7,12 +7,22 @@
 
 #[path = "machine/bench.rs"]
 mod bench;
+#[path = "machine/ends.rs"]
+mod ends;
+#[path = "machine/failures.rs"]
+mod failures;
 #[path = "machine/guest.rs"]
 mod guest;
+#[path = "machine/plugging.rs"]
+mod plugging;
+#[path = "machine/running.rs"]
+mod running;
 #[path = "machine/scenarios.rs"]
 mod scenarios;
 #[path = "machine/tap.rs"]
 mod tap;
+#[path = "machine/walls.rs"]
+mod walls;
 
 use std::{future::Future, pin::Pin, process::ExitCode, time::Instant};
 
@@ -39,7 +49,7 @@ fn main() -> ExitCode {
         .build()
         .expect("a runtime");
     if arguments.iter().any(|argument| argument == AS_MONITOR) {
-        runtime.block_on(scenarios::as_monitor(&stage));
+        runtime.block_on(ends::as_monitor(&stage));
     }
     if wanted.is_some_and(|name| name == "bench") {
         runtime.block_on(bench::run(&stage));

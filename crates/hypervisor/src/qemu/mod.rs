@@ -6,14 +6,14 @@ mod commands;
 mod installation;
 mod lines;
 mod machine;
+mod open;
 mod plug;
 mod process;
 mod qmp;
 mod version;
 
 use std::{
-    io,
-    os::unix::{ffi::OsStringExt, net::UnixStream},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -31,8 +31,7 @@ use self::{
     process::{Process, spawning},
 };
 use crate::{
-    BootSpec, Capabilities, Error, Hypervisor, Vm, console,
-    facts::{self, Facts},
+    BootSpec, Capabilities, Error, Hypervisor, Vm, console, facts,
     jail::{Bind, BindKind, Descriptors, Jail},
     kernel_image::{check_initrd, check_kernel},
     tier::{self, Access, KVM_DEVICE},
@@ -80,63 +79,7 @@ pub struct Qemu {
     start_limit: Duration,
 }
 
-/// Most virtual processors of a q35 machine without an interrupt remapper.
-const MAX_VCPUS: u32 = 255;
-/// Device numbers of the root bus that root ports can take.
-const MAX_HOTPLUG_SLOTS: u32 = 24;
-
 impl Qemu {
-    /// Finds out what this host and the program can do. The first call after
-    /// the host's start runs the program and a tiny guest, which takes some
-    /// tenths of a second; later ones read what was remembered.
-    ///
-    /// # Errors
-    /// When the program is missing, too old or not QEMU, or the host is weaker
-    /// than the settings allow.
-    pub fn open(settings: &Settings) -> Result<Self, Error> {
-        let missing = |source| Error::File {
-            what: "QEMU",
-            path: settings.program.clone(),
-            source,
-        };
-        let installation = Installation::of(&settings.program).map_err(missing)?;
-        let mut facts = Facts::recall(&settings.facts).map_err(unreadable_host)?;
-        let version = version_of(&installation, &mut facts).map_err(missing)?;
-        if version < version::OLDEST {
-            return Err(Error::Program {
-                path: settings.program.clone(),
-                problem: format!(
-                    "QEMU {version} is too old: at least {} is needed",
-                    version::OLDEST
-                ),
-            });
-        }
-        let tier = decide_tier(settings, &mut facts)?;
-        let counter_khz = match tier {
-            Tier::Emulated => facts.counter_khz().map_err(unreadable_host)?,
-            // KVM's own clock is better.
-            Tier::Nested | Tier::Kvm => None,
-        };
-        facts.keep();
-        Ok(Self {
-            installation,
-            capabilities: Capabilities {
-                program: format!("QEMU {version}"),
-                tier,
-                max_vcpus: MAX_VCPUS,
-                max_hotplug_slots: MAX_HOTPLUG_SLOTS,
-            },
-            accelerator: match tier {
-                Tier::Emulated => Accelerator::Emulation {
-                    translation_buffer_mib: settings.translation_buffer_mib,
-                },
-                Tier::Nested | Tier::Kvm => Accelerator::Kvm,
-            },
-            counter_khz,
-            start_limit: settings.start_limit,
-        })
-    }
-
     fn check(&self, spec: &BootSpec) -> Result<(), Error> {
         let limits = [
             (
@@ -255,50 +198,5 @@ impl Hypervisor for Qemu {
                 after: self.start_limit,
             }),
         }
-    }
-}
-
-fn version_of(installation: &Installation, facts: &mut Facts) -> io::Result<Version> {
-    let program = &installation.program;
-    let environment: Vec<_> = installation
-        .environment()
-        .into_iter()
-        .map(OsStringExt::into_vec)
-        .collect();
-    facts.version(program, || Version::ask(program, &environment))
-}
-
-fn decide_tier(settings: &Settings, facts: &mut Facts) -> Result<Tier, Error> {
-    if settings.accelerator == Choice::Emulated {
-        return at_least(settings.min_tier, Tier::Emulated, || {
-            "emulation is configured (vmm.accelerator)".to_owned()
-        });
-    }
-    let assessment = facts.assessment().map_err(unreadable_host)?;
-    let demanded = match settings.accelerator {
-        Choice::Kvm => settings.min_tier.max(Tier::Nested),
-        Choice::Auto | Choice::Emulated => settings.min_tier,
-    };
-    at_least(demanded, assessment.tier, || match assessment.obstacle() {
-        Some(obstacle) => format!("{} {}", obstacle.subject, obstacle.finding),
-        None => "this host is itself a virtual machine".to_owned(),
-    })
-}
-
-fn at_least(min_tier: Tier, tier: Tier, reason: impl Fn() -> String) -> Result<Tier, Error> {
-    if tier >= min_tier {
-        return Ok(tier);
-    }
-    Err(Error::TooWeak {
-        tier,
-        min_tier,
-        reason: reason(),
-    })
-}
-
-fn unreadable_host(source: io::Error) -> Error {
-    Error::Spawn {
-        step: "finding out what this host can do".to_owned(),
-        source,
     }
 }

@@ -11,7 +11,13 @@ use std::{
 };
 
 unsafe extern "C" {
-    fn mount(source: *const i8, target: *const i8, kind: *const i8, flags: u64, data: *const i8) -> i32;
+    fn mount(
+        source: *const i8,
+        target: *const i8,
+        kind: *const i8,
+        flags: u64,
+        data: *const i8,
+    ) -> i32;
     fn reboot(how: i32) -> i32;
 }
 
@@ -19,11 +25,18 @@ const RESTART: i32 = 0x0123_4567;
 const POWER_OFF: i32 = 0x4321_fedc;
 
 fn main() {
-    for (name, kind) in [(c"/proc", c"proc"), (c"/sys", c"sysfs"), (c"/dev", c"devtmpfs")] {
+    for (name, kind) in [
+        (c"/proc", c"proc"),
+        (c"/sys", c"sysfs"),
+        (c"/dev", c"devtmpfs"),
+    ] {
         mount_at(name, kind);
     }
     let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let word = |name: &str| line.split_whitespace().find_map(|word| word.strip_prefix(name));
+    let word = |name: &str| {
+        line.split_whitespace()
+            .find_map(|word| word.strip_prefix(name))
+    };
     let mut console = File::create("/dev/console").expect("a console");
     let up = fs::read_to_string("/proc/uptime").unwrap_or_default();
     writeln!(console, "READY after {up}").ok();
@@ -54,13 +67,26 @@ fn watch(console: &mut File) {
     let mut known = None;
     loop {
         let mut now = Vec::new();
-        for disk in fs::read_dir("/sys/class/block").into_iter().flatten().flatten() {
+        for disk in fs::read_dir("/sys/class/block")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let read = |file: &str| fs::read_to_string(disk.path().join(file)).unwrap_or_default();
             if let serial @ 1.. = read("serial").trim().len() {
-                now.push(format!("disk:{}:{}:{}", &read("serial")[..serial], read("size").trim(), read("ro").trim()));
+                now.push(format!(
+                    "disk:{}:{}:{}",
+                    &read("serial")[..serial],
+                    read("size").trim(),
+                    read("ro").trim()
+                ));
             }
         }
-        for card in fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
+        for card in fs::read_dir("/sys/class/net")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let address = fs::read_to_string(card.path().join("address")).unwrap_or_default();
             // Not those that the kernel makes up.
             if card.path().join("device").exists() {

@@ -2,6 +2,7 @@
 
 use std::os::unix::net::UnixStream as StdStream;
 
+use proptest::prelude::*;
 use tokio::io::AsyncReadExt;
 
 use super::*;
@@ -167,5 +168,46 @@ async fn a_stranger_is_not_taken_for_qemu() {
         let (told, _shutdowns) = mpsc::channel(4);
         let error = Qmp::connect(ours, told).await.map(drop).unwrap_err();
         assert_eq!(error.kind(), kind, "{words}");
+    }
+}
+
+/// What a QEMU that a guest has taken over may say.
+fn line() -> impl Strategy<Value = String> {
+    prop_oneof![
+        ".{0,80}",
+        Just(GREETING.to_owned()),
+        (any::<u64>(), "[a-z]{0,8}")
+            .prop_map(|(id, word)| format!(r#"{{"return": "{word}", "id": {id}}}"#)),
+        (any::<i64>(), "[A-Za-z]{0,20}").prop_map(|(id, class)| format!(
+            r#"{{"id": {id}, "error": {{"class": "{class}", "desc": ""}}}}"#
+        )),
+        ("[A-Z_]{0,20}", "[a-z-]{0,9}").prop_map(|(event, word)| format!(
+            r#"{{"event": "{event}", "data": {{"reason": "{word}", "device": 1}}}}"#
+        )),
+        Just(r#"{"event": "SHUTDOWN", "data": {"reason": "guest-panic"}}"#.to_owned()),
+        Just(
+            r#"{"event": "DEVICE_DELETED", "data": {"device": "plug0", "path": "/x"}}"#.to_owned()
+        ),
+    ]
+}
+
+proptest! {
+    /// Whatever comes, a command ends with an answer or a failure.
+    #[test]
+    fn no_line_confuses_the_client(lines in prop::collection::vec(line(), 0..12)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (qmp, mut shutdowns, mut player) = converse().await;
+            let play = async move {
+                player.hear().await;
+                for line in lines {
+                    player.say(&line).await;
+                }
+            };
+            let (answer, ()) = tokio::join!(qmp.execute(&Stop {}, LIMIT), play);
+            let deadline = matches!(answer, Err(Failure::Deadline));
+            assert!(!deadline, "the client waits for a QEMU that is gone");
+            while shutdowns.recv().await.is_some() {}
+        });
     }
 }

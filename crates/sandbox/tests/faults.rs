@@ -16,7 +16,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -296,13 +296,22 @@ fn assert_nothing_left(folder: &Path) {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mount table");
     let name = folder.to_str().expect("a plain path");
     assert!(!mounts.contains(name), "a mount is left:\n{mounts}");
-    let me = std::process::id();
-    let children = fs::read_to_string(format!("/proc/self/task/{me}/children")).expect("children");
-    let alive: Vec<_> = children
-        .split_whitespace()
-        .filter(|pid| casemate_sandbox::ledger::start_time(pid.parse().expect("a pid")).is_some())
-        .collect();
+    // One that was killed a moment ago may still be on its way out.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !living_children().is_empty() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let alive = living_children();
     assert!(alive.is_empty(), "processes are left: {alive:?}");
     let precious = fs::read_to_string(folder.join("bundle/rootfs/precious"));
     assert_eq!(precious.expect("the user's file"), "data");
+}
+
+fn living_children() -> Vec<String> {
+    let me = std::process::id();
+    let children = fs::read_to_string(format!("/proc/self/task/{me}/children")).expect("children");
+    let alive = children
+        .split_whitespace()
+        .filter(|pid| casemate_sandbox::ledger::start_time(pid.parse().expect("a pid")).is_some());
+    alive.map(str::to_owned).collect()
 }

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read},
+    os::unix::fs::MetadataExt,
     path::Path,
 };
 
@@ -38,11 +39,17 @@ pub(crate) fn check_initrd(path: &Path) -> Result<(), Error> {
 
 fn open(what: &'static str, path: &Path) -> Result<File, Error> {
     let file = File::open(path).map_err(|source| unusable(what, path, source))?;
-    match file.metadata() {
-        Ok(metadata) if metadata.is_file() => Ok(file),
-        Ok(_) => Err(unusable(what, path, io::Error::other("not a regular file"))),
-        Err(source) => Err(unusable(what, path, source)),
-    }
+    let metadata = file
+        .metadata()
+        .map_err(|source| unusable(what, path, source))?;
+    let problem = if !metadata.is_file() {
+        "not a regular file"
+    } else if metadata.mode() & 0o004 == 0 {
+        "not readable by everyone, as the unprivileged virtual machine monitor needs it (chmod a+r)"
+    } else {
+        return Ok(file);
+    };
+    Err(unusable(what, path, io::Error::other(problem)))
 }
 
 fn unusable(what: &'static str, path: &Path, source: io::Error) -> Error {
@@ -55,6 +62,8 @@ fn unusable(what: &'static str, path: &Path, source: io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
     use super::*;
 
     #[test]
@@ -64,14 +73,16 @@ mod tests {
         let problem = |path: &Path| check_kernel(path).unwrap_err().to_string();
         assert!(problem(&path).ends_with("/vmlinux: No such file or directory (os error 2)"));
         assert!(problem(directory.path()).ends_with(": not a regular file"));
-        std::fs::write(&path, "#!/bin/sh\n").unwrap();
+        fs::write(&path, "#!/bin/sh\n").unwrap();
         assert!(problem(&path).contains("not a 64-bit x86 kernel image"));
-        std::fs::write(&path, b"\x7fELF\x02\x01\x01").unwrap();
+        fs::write(&path, b"\x7fELF\x02\x01\x01").unwrap();
         check_kernel(&path).unwrap();
         let mut image = vec![0; 0x400];
         image[BZIMAGE_MAGIC..][..4].copy_from_slice(b"HdrS");
-        std::fs::write(&path, &image).unwrap();
+        fs::write(&path, &image).unwrap();
         check_kernel(&path).unwrap();
         assert!(check_initrd(&directory.path().join("x")).is_err());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(problem(&path).ends_with("(chmod a+r)"));
     }
 }

@@ -137,7 +137,7 @@ fn judge_probe(probe: &Finding) -> Vec<Evidence> {
             interface,
             unsound(
                 "guest",
-                &format!("a tiny guest did not run: {why}"),
+                &format!("a tiny guest failed: {why}"),
                 "KVM is there without working virtualization behind it: switch that on, or \
                  accept emulation",
             ),

@@ -56,7 +56,7 @@ pub fn run(limit: Duration) -> io::Result<Finding> {
     })?;
     drop(writer);
     let Some(exit) = deadline::wait_or_kill(&child, limit)? else {
-        return Ok(Finding::Guest(format!("the guest hung for {limit:?}")));
+        return Ok(Finding::Guest(format!("it hung for {limit:?}")));
     };
     let line = io::read_to_string(File::from(report))?;
     Ok(decode(&line).unwrap_or_else(|| Finding::Guest(format!("the probe {exit}"))))
@@ -128,7 +128,7 @@ fn observe(vcpu: &mut VcpuFd) -> Result<(), Finding> {
     expect_proof(vcpu, "in 64-bit mode")?;
     let took = thread_time().saturating_sub(start);
     if took > LOOP_LIMIT {
-        let why = format!("the guest is interpreted, not run: {ROUNDS} rounds took {took:?}");
+        let why = format!("its instructions are interpreted, not run: {ROUNDS} rounds of a loop took {took:.0?}");
         return Err(Finding::Guest(why));
     }
     Ok(())
@@ -138,9 +138,9 @@ fn expect_proof(vcpu: &mut VcpuFd, place: &str) -> Result<(), Finding> {
     match vcpu.run() {
         Ok(VcpuExit::IoOut(PORT, [PROOF])) => Ok(()),
         Ok(other) => Err(Finding::Guest(format!(
-            "the guest failed {place}: {other:?}"
+            "it left {place}: {other:?}"
         ))),
-        Err(error) => Err(Finding::Guest(format!("the guest failed {place}: {error}"))),
+        Err(error) => Err(Finding::Guest(format!("it left {place}: {error}"))),
     }
 }
 

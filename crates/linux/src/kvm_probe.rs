@@ -128,7 +128,9 @@ fn observe(vcpu: &mut VcpuFd) -> Result<(), Finding> {
     expect_proof(vcpu, "in 64-bit mode")?;
     let took = thread_time().saturating_sub(start);
     if took > LOOP_LIMIT {
-        let why = format!("its instructions are interpreted, not run: {ROUNDS} rounds of a loop took {took:.0?}");
+        let why = format!(
+            "its instructions are interpreted, not run: {ROUNDS} rounds of a loop took {took:.0?}"
+        );
         return Err(Finding::Guest(why));
     }
     Ok(())
@@ -137,9 +139,7 @@ fn observe(vcpu: &mut VcpuFd) -> Result<(), Finding> {
 fn expect_proof(vcpu: &mut VcpuFd, place: &str) -> Result<(), Finding> {
     match vcpu.run() {
         Ok(VcpuExit::IoOut(PORT, [PROOF])) => Ok(()),
-        Ok(other) => Err(Finding::Guest(format!(
-            "it left {place}: {other:?}"
-        ))),
+        Ok(other) => Err(Finding::Guest(format!("it left {place}: {other:?}"))),
         Err(error) => Err(Finding::Guest(format!("it left {place}: {error}"))),
     }
 }

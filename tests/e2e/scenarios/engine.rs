@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use casemate_e2e::expect::contains;
+use casemate_e2e::wait::until_true;
 use casemate_e2e::{BUSYBOX, Host, Podman, Scenario, cgroups, processes, scenarios};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
@@ -26,8 +27,18 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// A process that ends at once when it is asked to.
-const OBEDIENT: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
+/// A container in the background that ends at once when it is asked to. The
+/// first process of a container does not see a signal before its handler is
+/// there, so this waits until the container says that it is.
+fn run_obedient(podman: &Podman<'_>, flags: &[&str]) -> Result<String> {
+    let script = "trap 'exit 0' TERM; echo ready; while :; do sleep 0.1; done";
+    let id = podman.run_detached([flags, &[BUSYBOX, "sh", "-c", script]].concat())?;
+    until_true("the container's handler", Duration::from_secs(20), || {
+        let logs = podman.command(["logs", &id])?.run()?.ok()?;
+        Ok(logs.text().contains("ready"))
+    })?;
+    Ok(id)
+}
 
 fn inspect_and_list(host: &Host) -> Result<()> {
     let podman = Podman::new(host)?;
@@ -134,7 +145,7 @@ fn cgroup_of_the_container(host: &Host) -> Result<()> {
 
 fn stop_gracefully(host: &Host) -> Result<()> {
     let podman = Podman::new(host)?;
-    let id = podman.run_detached([BUSYBOX, "sh", "-c", OBEDIENT])?;
+    let id = run_obedient(&podman, &[])?;
     let stop = podman.command(["stop", "--time=20", &id])?.run()?.ok()?;
     ensure!(stop.took < Duration::from_secs(10), "{stop}");
     ensure!(podman.inspect(&id, "{{.State.ExitCode}}")? == "0");
@@ -170,7 +181,7 @@ fn start_again(host: &Host) -> Result<()> {
 
 fn restart(host: &Host) -> Result<()> {
     let podman = Podman::new(host)?;
-    let id = podman.run_detached([BUSYBOX, "sh", "-c", OBEDIENT])?;
+    let id = run_obedient(&podman, &[])?;
     let first = podman.inspect(&id, "{{.State.Pid}}")?;
     podman.command(["restart", "--time=10", &id])?.run()?.ok()?;
     let second = podman.inspect(&id, "{{.State.Pid}} {{.State.Status}}")?;
@@ -254,11 +265,11 @@ fn host_namespaces(host: &Host) -> Result<()> {
 /// Podman cleans up behind a container in the background by itself.
 fn automatic_cleanup(host: &Host) -> Result<()> {
     let podman = Podman::new(host)?;
-    let id = podman.run_detached(["--rm", BUSYBOX, "sh", "-c", OBEDIENT])?;
+    let id = run_obedient(&podman, &["--rm"])?;
     let pid: i32 = podman.inspect(&id, "{{.State.Pid}}")?.parse()?;
     ensure!(processes::get(pid).is_some_and(|process| !process.is_dead()));
     podman.command(["stop", &id])?.run()?.ok()?;
-    casemate_e2e::wait::until_true("podman to remove it", Duration::from_secs(10), || {
+    until_true("podman to remove it", Duration::from_secs(10), || {
         Ok(podman
             .command(["container", "exists", &id])?
             .run()?

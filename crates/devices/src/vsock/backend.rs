@@ -112,8 +112,10 @@ impl Backend {
             return;
         };
         let (mut receive, mut transmit) = (rings[RECEIVE].get_mut(), rings[TRANSMIT].get_mut());
+        let mut begins = false;
         if self.renegotiated && device::is_running(&receive) && device::is_running(&transmit) {
             self.renegotiated = false;
+            begins = true;
             let begin = [
                 receive.get_queue().next_avail(),
                 transmit.get_queue().next_avail(),
@@ -132,8 +134,13 @@ impl Backend {
             TOKEN_STREAMS.. => muxer.stream_event(event - TOKEN_STREAMS, events),
             _ => {}
         }
+        if self.renegotiated {
+            // Half set up: the rings are not looked at before it is known
+            // which connections the guest's driver still has.
+            return;
+        }
         let mut more = false;
-        if matches!(usize::from(event), TRANSMIT) || event == TOKEN_AGAIN {
+        if begins || matches!(usize::from(event), TRANSMIT) || event == TOKEN_AGAIN {
             more |= device::transmit(muxer, &mut transmit, memory) == Rest::More;
         }
         muxer.admit_clients();

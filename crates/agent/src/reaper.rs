@@ -8,16 +8,24 @@
 use std::{
     collections::HashMap,
     io,
+    os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use casemate_linux::{process::Exit, reaping::next_ended};
+use casemate_linux::{process::Exit, reactor::register, reaping::next_ended};
+use nix::{
+    sys::{
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+    },
+    unistd::read,
+};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    io::{Interest, unix::AsyncFd},
     sync::watch,
 };
 
-use crate::timeline;
+use crate::{console::say, timeline};
 
 /// How and when a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,10 +70,15 @@ impl Reaper {
     /// When the signal cannot be caught.
     pub(crate) fn start() -> io::Result<Arc<Self>> {
         let reaper = Arc::new(Self::default());
-        let mut child_ended = signal(SignalKind::child())?;
+        let child_ended = child_signals()?;
         let owner = Arc::clone(&reaper);
         tokio::spawn(async move {
-            while child_ended.recv().await.is_some() {
+            let mut signals = [0; 512];
+            loop {
+                let read = |file: &OwnedFd| Ok(read(file, &mut signals)?);
+                if let Err(error) = child_ended.async_io(Interest::READABLE, read).await {
+                    return say(format_args!("reap: {error}"));
+                }
                 owner.reap_all();
             }
         });
@@ -97,4 +110,15 @@ impl Reaper {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, watch::Sender<Option<Ended>>>> {
         self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// SIGCHLD as a descriptor: a handler would interrupt whatever the thread does,
+/// and take three times as much code to arrive at the same place.
+fn child_signals() -> io::Result<AsyncFd<OwnedFd>> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGCHLD);
+    signals.thread_block()?;
+    let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+    let descriptor = SignalFd::with_flags(&signals, flags)?;
+    register(descriptor.as_fd().try_clone_to_owned()?, Interest::READABLE)
 }

@@ -39,12 +39,15 @@ use crate::{
     limits,
     reaper::Reaper,
     streams::Pump,
-    timeline::{Timeline, now},
+    timeline::{Timeline, now, span},
 };
 
 /// How long the end of all processes, and the writing back of all file
 /// systems, may take before the VM is powered off anyway.
 const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long an answer is given to leave before the thread does something else.
+const ANSWER_TIME: Duration = Duration::from_millis(1);
 
 /// The containers of this VM. About the lock, see [`Reaper`].
 #[derive(Debug)]
@@ -56,7 +59,11 @@ pub(crate) struct Sandbox {
 #[derive(Debug, Default)]
 struct State {
     prepared: bool,
+    /// The loopback interface is up.
+    connected: bool,
     ending: bool,
+    /// What [`Sandbox::complete`] has done since a start last asked.
+    completed: Vec<Span>,
     containers: HashMap<String, Slot>,
 }
 
@@ -94,7 +101,6 @@ impl Sandbox {
             sethostname(&request.hostname)
                 .doing(|| format!("set hostname {:?}", request.hostname))?;
         }
-        interface::set_up("lo").doing(|| "bring up lo".into())?;
         timeline.mark("identity");
         request.mounts.iter().try_for_each(mount_in_guest)?;
         sysctl::write_all(&request.sysctls)?;
@@ -115,7 +121,9 @@ impl Sandbox {
         match birth::create(id, &request.spec, plan, &self.reaper).await {
             Ok((container, spans)) => {
                 let pid = container.init.pid;
-                self.settle(id, Some(Arc::new(container)));
+                let container = Arc::new(container);
+                self.settle(id, Some(Arc::clone(&container)));
+                tokio::spawn(self.complete_soon(container));
                 Ok((pid, spans))
             }
             Err(error) => {
@@ -123,6 +131,42 @@ impl Sandbox {
                 Err(error)
             }
         }
+    }
+
+    /// Completes a container while the host is on its way to start it.
+    async fn complete_soon(self: Arc<Self>, container: Arc<Container>) {
+        tokio::time::sleep(ANSWER_TIME).await;
+        if let Err(error) = self.complete(&container) {
+            // Whoever starts it will be told.
+            say(format_args!("container {}: {error}", container.id));
+        }
+    }
+
+    /// What no program may run without, but no answer has to wait for: done
+    /// between the making of a container and its start, or by the start if
+    /// that comes at once.
+    fn complete(&self, container: &Container) -> Result<()> {
+        let began = now();
+        let mut state = self.state();
+        let mut changed = container.guard()?;
+        if !state.connected {
+            interface::set_up("lo").doing(|| "bring up lo".into())?;
+            state.connected = true;
+            changed = true;
+        }
+        if changed {
+            state.completed.push(span("complete", began, now()));
+        }
+        Ok(())
+    }
+
+    /// Has a process execute its program.
+    pub(crate) async fn start(self: Arc<Self>, of: ProcessRef) -> Result<Vec<Span>> {
+        let (container, process) = self.process(&of)?;
+        self.complete(&container)?;
+        let mut spans = std::mem::take(&mut self.state().completed);
+        spans.push(process.start().await?);
+        Ok(spans)
     }
 
     /// Adds a process to a container; it waits before exec.
@@ -134,6 +178,7 @@ impl Sandbox {
         if container.init.end.known().is_some() {
             return Err(Error::Stopped(container.id.clone()));
         }
+        self.complete(&container)?;
         container.reserve(exec)?;
         let added = birth::add(&container, &request.process, &request.streams, &self.reaper).await;
         let (process, result) = match added {

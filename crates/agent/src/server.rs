@@ -130,8 +130,7 @@ impl agent_ttrpc::Agent for Service {
         _: &TtrpcContext,
         request: ProcessRef,
     ) -> ttrpc::Result<StartProcessResponse> {
-        let (_, process) = self.sandbox()?.process(&request)?;
-        let spans = complete(async move { process.start().await }).await?;
+        let spans = complete(self.sandbox()?.start(request)).await?;
         Ok(StartProcessResponse {
             spans,
             ..Default::default()

@@ -12,6 +12,7 @@ pub mod deadline;
 pub mod descriptor;
 pub mod disposition;
 pub mod entropy;
+pub mod foreign;
 pub mod inheritance;
 pub mod interface;
 pub mod keyring;

@@ -62,6 +62,12 @@ impl Contender {
 /// Measures and prints a table, the split of one start, and what an idle sandbox weighs.
 pub(crate) fn run(options: &Options) -> Result<()> {
     ensure!(options.runs > 0, "--runs: at least one");
+    // Podman takes a relative path for a name.
+    let options = &Options {
+        casemate: fs::canonicalize(&options.casemate)
+            .with_context(|| options.casemate.display().to_string())?,
+        ..*options
+    };
     let folder = tempfile::tempdir()?;
     let bundle = bundle(folder.path())?;
     let mut contenders = contenders(options, &bundle, folder.path())?;
@@ -87,22 +93,16 @@ fn contenders(options: &Options, bundle: &Path, folder: &Path) -> Result<Vec<Con
         "bare QEMU boot to init and exit",
         move || bare.boot(),
     )];
-    let mut oci = |name: &str, runtime: PathBuf| {
+    let mut oci = |name: &str, runtime: Launcher| {
         let (bundle, root) = (bundle.to_owned(), folder.join(format!("{name}-state")));
         contenders.push(Contender::new(&format!("{name} run true"), move || {
-            let mut line = Command::new(&runtime);
-            line.arg("--root")
-                .arg(&root)
-                .args(["run", "--bundle"])
-                .arg(&bundle)
-                .arg("bench");
-            command::output(&mut line).map(drop)
+            command::output(&mut runtime.run(&root, &bundle, "bench")).map(drop)
         }));
     };
-    oci("casemate", options.casemate.clone());
+    oci("casemate", Launcher::Plain(options.casemate.clone()));
     for name in ["runc", "crun"] {
         match usable(name, bundle, folder) {
-            Ok(()) => oci(name, name.into()),
+            Ok(launcher) => oci(name, launcher),
             Err(error) => println!("{name} is left out: {}", first_line(&error)),
         }
     }
@@ -124,22 +124,52 @@ fn contenders(options: &Options, bundle: &Path, folder: &Path) -> Result<Vec<Con
     Ok(contenders)
 }
 
-/// Whether a runtime works here at all (crun refuses some cgroup set-ups).
-fn usable(name: &str, bundle: &Path, folder: &Path) -> Result<()> {
-    let mut line = Command::new(name);
-    line.arg("--root")
-        .arg(folder.join("try"))
-        .args(["run", "--bundle"])
-        .arg(bundle)
-        .arg("try");
-    let result = command::output(&mut line).map(drop);
-    let mut delete = Command::new(name);
-    delete
-        .arg("--root")
-        .arg(folder.join("try"))
-        .args(["delete", "--force", "try"]);
-    let _ = command::output(&mut delete);
-    result
+/// How a runtime is called.
+#[derive(Clone)]
+enum Launcher {
+    Plain(PathBuf),
+    /// Where it does not see the cgroup v2 hierarchy beside those of v1: crun refuses to work
+    /// with both.
+    WithoutUnified(PathBuf),
+}
+
+impl Launcher {
+    fn command(&self) -> Command {
+        match self {
+            Launcher::Plain(runtime) => Command::new(runtime),
+            Launcher::WithoutUnified(runtime) => {
+                let hide = "umount --lazy /sys/fs/cgroup/unified && exec \"$0\" \"$@\"";
+                let mut line = Command::new("unshare");
+                line.args(["--mount", "sh", "-c", hide]).arg(runtime);
+                line
+            }
+        }
+    }
+
+    fn run(&self, root: &Path, bundle: &Path, id: &str) -> Command {
+        let mut line = self.command();
+        line.arg("--root").arg(root);
+        line.args(["run", "--bundle"]).arg(bundle).arg(id);
+        line
+    }
+}
+
+/// A way in which a runtime works here, if there is one.
+fn usable(name: &str, bundle: &Path, folder: &Path) -> Result<Launcher> {
+    let root = folder.join("try");
+    let plain = Launcher::Plain(name.into());
+    let refusal = match command::output(&mut plain.run(&root, bundle, "try")) {
+        Ok(_) => return Ok(plain),
+        Err(error) => error,
+    };
+    let mut delete = plain.command();
+    delete.arg("--root").arg(&root);
+    let _ = command::output(delete.args(["delete", "--force", "try"]));
+    let hidden = Launcher::WithoutUnified(name.into());
+    match command::output(&mut hidden.run(&root, bundle, "try")) {
+        Ok(_) => Ok(hidden),
+        Err(_) => Err(refusal),
+    }
 }
 
 fn first_line(error: &anyhow::Error) -> String {

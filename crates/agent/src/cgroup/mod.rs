@@ -10,7 +10,7 @@ use std::{
 };
 
 use casemate_linux::{bpf, reactor::register};
-use casemate_protocol::agent;
+use casemate_protocol::agent::{self, DeviceRule};
 use tokio::io::Interest;
 
 use crate::error::{Doing, Error, Result};
@@ -28,8 +28,8 @@ pub(crate) struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes a cgroup with its settings and device rules. Nothing of it is
-    /// left when that fails; parents may stay.
+    /// Makes a cgroup with its settings; see [`Cgroup::guard`] for its device
+    /// rules. Nothing of it is left when that fails; parents may stay.
     pub(crate) fn create(wanted: &agent::Cgroup) -> Result<Self> {
         let path = Path::new(ROOT).join(&wanted.path);
         make_parents(&path)?;
@@ -47,17 +47,19 @@ impl Cgroup {
             write(&path.join(name), value)
                 .doing(|| format!("set {name} of the cgroup to {value:?}"))?;
         }
-        if !wanted.device_rules.is_empty() {
-            let program = device_program::compile(&wanted.device_rules);
-            let program = bpf::load_device_program(&program)
-                .doing(|| "load the device program of the cgroup".into())?;
-            bpf::attach_device_program(program.as_fd(), directory.as_fd())
-                .doing(|| "attach the device program to the cgroup".into())?;
-        }
         Ok(Self {
             path: path.to_owned(),
             directory,
         })
+    }
+
+    /// Puts device rules in force.
+    pub(crate) fn guard(&self, rules: &[DeviceRule]) -> Result<()> {
+        let program = device_program::compile(rules);
+        let program = bpf::load_device_program(&program)
+            .doing(|| "load the device program of the cgroup".into())?;
+        bpf::attach_device_program(program.as_fd(), self.directory())
+            .doing(|| "attach the device program to the cgroup".into())
     }
 
     /// For processes to be born in it.

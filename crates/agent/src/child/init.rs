@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use casemate_linux::keyring;
+use casemate_linux::{interface, keyring};
 use casemate_protocol::agent::ContainerSpec;
 use nix::{
     sys::stat::{Mode, umask},
@@ -36,6 +36,9 @@ pub(crate) fn set_up<'a>(
     let mut timeline = Timeline::since(born);
     plan.complete()?;
     new_session(id)?;
+    if plan.makes_network() {
+        interface::set_up("lo").doing(|| "bring up lo".into())?;
+    }
     timeline.mark("namespaces");
 
     // While it is still the guest's root who asks: paths to the sources may

@@ -4,7 +4,7 @@
 //! an async runtime; it talks to the agent over a [`ChildLink`] only and may
 //! block. Nothing of it can harm the agent but through the kernel.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use casemate_linux::{
     disposition,
@@ -43,7 +43,7 @@ const FAILED: i32 = 1;
 pub(crate) struct Prepared<'a> {
     program: Program<'a>,
     spans: Vec<Span>,
-    /// Master of its terminal, for the agent.
+    /// Master of its terminal, which the agent takes a copy of.
     terminal: Option<OwnedFd>,
 }
 
@@ -72,8 +72,7 @@ fn become_program<'a>(
     }
     let prepared = set_up()?;
     disposition::exit_when_told().doing(|| "catch signals".into())?;
-    link.ready(prepared.spans, prepared.terminal.as_ref().map(AsFd::as_fd))?;
-    drop(prepared.terminal);
+    link.ready(prepared.spans, prepared.terminal.as_ref())?;
     if !link.told() {
         return Ok(FAILED);
     }
@@ -83,7 +82,7 @@ fn become_program<'a>(
 /// Sheds what a fork has inherited from the agent.
 fn begin(link: &ChildLink, keep: &[BorrowedFd<'_>]) -> Result<()> {
     let mut keep = keep.to_vec();
-    keep.push(link.descriptor());
+    keep.extend(link.descriptors());
     close_all_except(&keep).doing(|| "close descriptors".into())?;
     disposition::reset_all();
     // Until exec this is the agent's program with the agent's memory: nobody
@@ -106,7 +105,7 @@ pub(crate) fn go_between(
             ..Birth::default()
         };
         let child = spawn(birth, body).doing(|| "make a process".into())?;
-        link.made(child.pid(), child.pidfd())
+        link.made(child.pid())
     });
     match made {
         Ok(()) => 0,

@@ -90,6 +90,11 @@ impl Plan {
         self.make.contains(Kinds::CLONE_NEWUSER)
     }
 
+    /// A network namespace of its own has an interface that is down.
+    pub(crate) fn makes_network(&self) -> bool {
+        self.make.contains(Kinds::CLONE_NEWNET)
+    }
+
     /// Without privileges outside, whoever made the user namespace.
     pub(crate) fn has_user(&self) -> bool {
         self.kinds().contains(Kinds::CLONE_NEWUSER)

@@ -9,7 +9,8 @@ use std::{
 
 use casemate_linux::{
     attributes::{self, Scheduling},
-    process::{Birth, spawn},
+    foreign,
+    process::{Birth, pidfd_open, spawn},
 };
 use casemate_protocol::agent::{self, ContainerSpec, IdMapping, Span};
 use nix::sched::{CloneFlags, setns};
@@ -50,7 +51,8 @@ pub(crate) async fn create(
     timeline.mark("cgroup");
     match make_init(id, spec, &plan, &cgroup, reaper, &mut timeline).await {
         Ok(init) => {
-            let container = Container::new(id.to_owned(), cgroup, plan.kinds(), init);
+            let rules = &spec.cgroup.device_rules;
+            let container = Container::new(id, cgroup, plan.kinds(), init, rules);
             Ok((container, timeline.into_spans()))
         }
         Err(error) => {
@@ -177,11 +179,12 @@ async fn through(
         cgroup: Some(cgroup),
     };
     let between = make(birth, go_between, link, reaper)?;
-    let Some((pid, pidfd)) = between.link.made().await? else {
+    let Some(pid) = between.link.made().await? else {
         return Err(lost(between.end).await);
     };
-    // It waits for our word, so it can only have ended by force before this.
+    // It waits for our word, and nobody but us can reap it.
     let end = reaper.watch(pid);
+    let pidfd = pidfd_open(pid).doing(|| "open a pidfd".into())?;
     Ok(Unborn {
         pid,
         pidfd,
@@ -225,7 +228,14 @@ async fn settle(
     };
     timeline.adopt(ready.spans);
     apply_attributes(unborn.pid, process)?;
-    if let Some(master) = &ready.terminal {
+    let terminal = match ready.terminal {
+        Some(number) => Some(
+            foreign::copy_of(unborn.pidfd.as_fd(), number)
+                .doing(|| "take the terminal of the process".into())?,
+        ),
+        None => None,
+    };
+    if let Some(master) = &terminal {
         ends = stdio::terminal(master, wanted)?;
     }
     timeline.mark("limits");
@@ -235,7 +245,7 @@ async fn settle(
         streams: Streams::new(ends, complete, unborn.end.clone()),
         end: unborn.end,
         link: Mutex::new(Some(unborn.link)),
-        terminal: ready.terminal,
+        terminal,
     })
 }
 

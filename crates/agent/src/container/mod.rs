@@ -9,7 +9,9 @@ use std::{
 };
 
 use casemate_linux::{process::signal_pidfd, terminal};
-use casemate_protocol::agent::{ListProcessesResponse, ProcessInfo, Span, WaitProcessResponse};
+use casemate_protocol::agent::{
+    DeviceRule, ListProcessesResponse, ProcessInfo, Span, WaitProcessResponse,
+};
 
 use crate::{
     cgroup::Cgroup,
@@ -18,7 +20,7 @@ use crate::{
     limits,
     reaper::End,
     streams::Streams,
-    timeline::Timeline,
+    timeline::{now, span},
 };
 
 pub(crate) mod birth;
@@ -37,6 +39,8 @@ pub(crate) struct Container {
     pub(crate) kinds: Kinds,
     pub(crate) init: Arc<Process>,
     added: Mutex<HashMap<String, Slot>>,
+    /// Device rules that are not in force yet.
+    unguarded: Mutex<Vec<DeviceRule>>,
 }
 
 /// An id is taken while its process is still being made.
@@ -47,14 +51,32 @@ enum Slot {
 }
 
 impl Container {
-    fn new(id: String, cgroup: Cgroup, kinds: Kinds, init: Process) -> Self {
+    fn new(id: &str, cgroup: Cgroup, kinds: Kinds, init: Process, rules: &[DeviceRule]) -> Self {
         Self {
-            id,
+            id: id.to_owned(),
             cgroup,
             kinds,
             init: Arc::new(init),
             added: Mutex::default(),
+            unguarded: Mutex::new(rules.to_owned()),
         }
+    }
+
+    /// Puts the device rules in force, which must be before any program runs
+    /// in the container. That takes the kernel's verifier and compiler, so it
+    /// is not part of the making: see [`crate::sandbox::Sandbox::complete`].
+    /// Tells whether there was anything to do.
+    pub(crate) fn guard(&self) -> Result<bool> {
+        let mut rules = self
+            .unguarded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if rules.is_empty() {
+            return Ok(false);
+        }
+        self.cgroup.guard(&rules)?;
+        rules.clear();
+        Ok(true)
     }
 
     /// The process of an exec id; the empty one is the container's first.
@@ -178,8 +200,8 @@ pub(crate) struct Process {
 
 impl Process {
     /// Has it execute its program.
-    pub(crate) async fn start(&self) -> Result<Vec<Span>> {
-        let mut timeline = Timeline::since(crate::timeline::now());
+    pub(crate) async fn start(&self) -> Result<Span> {
+        let began = now();
         let link = self
             .link
             .lock()
@@ -190,8 +212,7 @@ impl Process {
             return Err(Error::Finished);
         }
         link.start().await?;
-        timeline.mark("exec");
-        Ok(timeline.into_spans())
+        Ok(span("exec", began, now()))
     }
 
     /// Waits for its end. `container` is where the kernel counts what it had

@@ -12,10 +12,11 @@ use std::{
 use async_trait::async_trait;
 use casemate_protocol::{
     agent::{
-        AddProcessRequest, AddProcessResponse, ContainerRef, CreateContainerRequest,
-        CreateContainerResponse, Empty, HelloRequest, HelloResponse, ListProcessesResponse,
-        PrepareSandboxRequest, PrepareSandboxResponse, ProcessRef, ResizeTerminalRequest,
-        SignalProcessRequest, Span, StartProcessResponse, WaitProcessResponse,
+        AddProcessRequest, AddProcessResponse, ContainerRef, ContainerStatsResponse,
+        CreateContainerRequest, CreateContainerResponse, Empty, FreezeContainerRequest,
+        HelloRequest, HelloResponse, ListProcessesResponse, PrepareSandboxRequest,
+        PrepareSandboxResponse, ProcessRef, ResizeTerminalRequest, SignalProcessRequest, Span,
+        StartProcessResponse, UpdateContainerRequest, WaitProcessResponse,
     },
     agent_ttrpc, negotiate,
 };
@@ -24,6 +25,7 @@ use tokio::sync::Notify;
 use ttrpc::r#async::TtrpcContext;
 
 use crate::{
+    cgroup,
     error::{Doing, Error, Result},
     limits,
     sandbox::Sandbox,
@@ -179,6 +181,39 @@ impl agent_ttrpc::Agent for Service {
         let (_, process) = self.sandbox()?.process(&of)?;
         process.resize(columns, rows)?;
         Ok(Empty::new())
+    }
+
+    async fn freeze_container(
+        &self,
+        _: &TtrpcContext,
+        request: FreezeContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        let container = self.sandbox()?.container(&request.container_id)?;
+        container.cgroup.freeze(request.frozen).await?;
+        Ok(Empty::new())
+    }
+
+    async fn update_container(
+        &self,
+        _: &TtrpcContext,
+        request: UpdateContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        cgroup::validate_settings(&request.settings)?;
+        let container = self.sandbox()?.container(&request.container_id)?;
+        container.cgroup.change(&request.settings)?;
+        Ok(Empty::new())
+    }
+
+    async fn container_stats(
+        &self,
+        _: &TtrpcContext,
+        request: ContainerRef,
+    ) -> ttrpc::Result<ContainerStatsResponse> {
+        let container = self.sandbox()?.container(&request.container_id)?;
+        Ok(ContainerStatsResponse {
+            files: container.cgroup.stats()?,
+            ..Default::default()
+        })
     }
 
     async fn list_processes(

@@ -70,8 +70,20 @@ pub enum Verb {
     Run(Run),
     /// Print the state of a container
     State(Container),
+    /// Run one more process in a container
+    Exec(Box<Exec>),
     /// Send a signal to a container
     Kill(Kill),
+    /// Freeze every process of a container
+    Pause(Container),
+    /// Let a paused container go on
+    Resume(Container),
+    /// Change the limits of a container
+    Update(Box<Update>),
+    /// List the processes of a container
+    Ps(Ps),
+    /// Print what a container uses, and when it runs out of memory
+    Events(Events),
     /// Delete a container
     Delete(Delete),
     /// List containers
@@ -81,6 +93,10 @@ pub enum Verb {
     Spec(Spec),
     /// Print what this runtime can do, as JSON
     Features,
+    /// Not supported: says what to use
+    Checkpoint(Anything),
+    /// Not supported: says what to use
+    Restore(Anything),
     /// Say whether and how well this host can isolate containers
     Check,
     /// Show where the time of a container's start went
@@ -142,6 +158,141 @@ pub struct Run {
     /// Accepted: Casemate never becomes a subreaper
     #[arg(long)]
     pub no_subreaper: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// Unix socket that gets the master of the process's terminal
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// File for the process id that stands for the process
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Return once the process runs
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Also when the container is paused; the process runs when it is resumed
+    #[arg(long)]
+    pub ignore_paused: bool,
+    /// File with the process (OCI "process" as JSON), in place of what follows
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["cwd", "env", "user", "additional_gids", "cap", "no_new_privs", "command"])]
+    pub process: Option<PathBuf>,
+    /// With a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Working directory in the container
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<PathBuf>,
+    /// One more variable of the environment (repeatable)
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// User id, and group id
+    #[arg(short, long, value_name = "UID[:GID]")]
+    pub user: Option<String>,
+    /// One more group (repeatable)
+    #[arg(short = 'g', long, value_name = "GID")]
+    pub additional_gids: Vec<u32>,
+    /// One more capability (repeatable)
+    #[arg(short, long, value_name = "CAPABILITY")]
+    pub cap: Vec<String>,
+    /// Without new privileges through exec
+    #[arg(long)]
+    pub no_new_privs: bool,
+    /// Accepted: the guest has no SELinux
+    #[arg(long, value_name = "LABEL")]
+    pub process_label: Option<String>,
+    /// Accepted: the guest has no AppArmor
+    #[arg(long, value_name = "PROFILE")]
+    pub apparmor: Option<String>,
+    /// Number of extra descriptors for the process (only 0: they cannot enter a VM)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub preserve_fds: u32,
+    /// Id of the container
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// The program and its arguments
+    #[arg(
+        value_name = "COMMAND",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Update {
+    /// File with the new limits (OCI "resources" as JSON), "-" for standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub resources: Option<PathBuf>,
+    /// Period of the CPU quota, in microseconds
+    #[arg(long, value_name = "N")]
+    pub cpu_period: Option<u64>,
+    /// CPU time in a period, in microseconds
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub cpu_quota: Option<i64>,
+    /// CPU time that may be saved up, in microseconds
+    #[arg(long, value_name = "N")]
+    pub cpu_burst: Option<u64>,
+    /// CPU time relative to others
+    #[arg(long, value_name = "N", visible_alias = "cpu-shares")]
+    pub cpu_share: Option<u64>,
+    /// Run only when nothing else does (1), or as usual (0)
+    #[arg(long, value_name = "0|1")]
+    pub cpu_idle: Option<i64>,
+    /// Memory, in bytes or with a suffix (k, m, g); -1 for no limit
+    #[arg(short, long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub memory: Option<String>,
+    /// Memory that is protected, in bytes or with a suffix
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub memory_reservation: Option<String>,
+    /// Memory and swap together; -1 for no limit
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    pub memory_swap: Option<String>,
+    /// Number of processes; -1 for no limit
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub pids_limit: Option<i64>,
+    /// Id of the container
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Ps {
+    /// How to print: a table of the guest's processes, or the process ids on
+    /// the host that stand for the container's own
+    #[arg(short, long, default_value = "table")]
+    pub format: Format,
+    /// Id of the container
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// Accepted: the guest has no ps whose options these could be
+    #[arg(
+        value_name = "PS OPTIONS",
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        hide = true
+    )]
+    pub options: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Print once and end
+    #[arg(long)]
+    pub stats: bool,
+    /// Time between two prints, such as 5s or 500ms
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    pub interval: std::time::Duration,
+    /// Id of the container
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+/// Arguments of a verb that is refused, whatever they are.
+#[derive(Debug, Args)]
+pub struct Anything {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub arguments: Vec<std::ffi::OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -268,6 +419,14 @@ mod tests {
             "casemate kill web KILL",
             "casemate delete --force web",
             "casemate list --format json -q",
+            "casemate exec --pid-file /p --process /f --detach web",
+            "casemate exec --process /f --console-socket /c --detach --tty --pid-file /p web",
+            "casemate exec -u 1:2 -e A=b web ls -l --all",
+            "casemate ps --format json web",
+            "casemate update --resources - web",
+            "casemate update --resources=/f web",
+            "casemate pause web",
+            "casemate events --stats web",
             "casemate run -d -b /b web",
             "casemate --systemd-cgroup --log-format json start web",
         ] {

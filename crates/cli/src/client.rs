@@ -6,14 +6,20 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use casemate_linux::{process, reactor, socket};
 use casemate_protocol::{
-    monitor::TimelineRequest, monitor::TimelineResponse, monitor_ttrpc::MonitorClient,
+    monitor::{ContainerProcess, ProcessesRequest, TimelineRequest, TimelineResponse},
+    monitor_ttrpc::MonitorClient,
 };
 use casemate_sandbox::{Id, state};
-use casemate_shim::CONTROL_SOCKET;
-use containerd_shim_protos::{api, shim_async::TaskClient};
+use casemate_shim::{CONTROL_SOCKET, METRICS_TYPE};
+use containerd_shim_protos::{
+    api,
+    cgroups_v2::metrics::Metrics,
+    protobuf::{Message, MessageField, well_known_types::any::Any},
+    shim_async::TaskClient,
+};
 use nix::sys::socket::{getsockopt, sockopt};
 use tokio::net::UnixStream;
 use ttrpc::{
@@ -28,7 +34,11 @@ use crate::arguments::Global;
 /// boot, whose own limits are in the configuration.
 const PATIENCE: Duration = Duration::from_secs(4000);
 
+/// The exec id of a container's init.
+pub const INIT: &str = "";
+
 /// A container's place on the host: its id and its directory.
+#[derive(Debug, Clone)]
 pub struct Place {
     pub id: Id,
     pub directory: PathBuf,
@@ -136,26 +146,56 @@ impl Monitor {
         Ok(response.map_err(readable)?.pid)
     }
 
-    /// Task.Start of the init process.
+    /// Task.Exec with attached streams: `process` is OCI JSON.
+    ///
+    /// # Errors
+    /// Why the process was not made.
+    pub async fn exec(&self, exec: &str, process: Vec<u8>, terminal: bool) -> Result<()> {
+        let attached = || casemate_shim::ATTACHED.to_owned();
+        let request = api::ExecProcessRequest {
+            id: self.id.clone(),
+            exec_id: exec.to_owned(),
+            terminal,
+            stdin: attached(),
+            stdout: attached(),
+            stderr: if terminal { String::new() } else { attached() },
+            spec: json(
+                "types.containerd.io/opencontainers/runtime-spec/1/Process",
+                process,
+            ),
+            ..Default::default()
+        };
+        // One that waits for a paused container waits as long as that is so.
+        let forever = context::with_timeout(0);
+        self.task()
+            .exec(forever, &request)
+            .await
+            .map_err(readable)?;
+        Ok(())
+    }
+
+    /// Task.Start of a process; the empty exec id is the init.
     ///
     /// # Errors
     /// Why it was not started.
-    pub async fn start(&self) -> Result<u32> {
+    pub async fn start(&self, exec: &str) -> Result<u32> {
         let request = api::StartRequest {
             id: self.id.clone(),
+            exec_id: exec.to_owned(),
             ..Default::default()
         };
         let response = self.task().start(patience(), &request).await;
         Ok(response.map_err(readable)?.pid)
     }
 
-    /// Task.Kill of the init process, or of all.
+    /// Task.Kill of a process, or of all.
     ///
     /// # Errors
     /// When it does not run.
-    pub async fn kill(&self, signal: u32, all: bool) -> Result<()> {
+    pub async fn kill(&self, exec: &str, signal: u32, all: bool) -> Result<()> {
         let request = api::KillRequest {
             id: self.id.clone(),
+            exec_id: exec.to_owned(),
             signal,
             all,
             ..Default::default()
@@ -165,6 +205,78 @@ impl Monitor {
             .await
             .map_err(readable)?;
         Ok(())
+    }
+
+    /// Task.Pause, or with `false` Task.Resume.
+    ///
+    /// # Errors
+    /// When it does not run, or is not paused.
+    pub async fn freeze(&self, frozen: bool) -> Result<()> {
+        let id = self.id.clone();
+        let answer = if frozen {
+            let request = api::PauseRequest {
+                id,
+                ..Default::default()
+            };
+            self.task().pause(patience(), &request).await
+        } else {
+            let request = api::ResumeRequest {
+                id,
+                ..Default::default()
+            };
+            self.task().resume(patience(), &request).await
+        };
+        answer.map(drop).map_err(readable)
+    }
+
+    /// Task.Update: `resources` is OCI JSON.
+    ///
+    /// # Errors
+    /// When a limit cannot be had.
+    pub async fn update(&self, resources: Vec<u8>) -> Result<()> {
+        let request = api::UpdateTaskRequest {
+            id: self.id.clone(),
+            resources: json(
+                "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources",
+                resources,
+            ),
+            ..Default::default()
+        };
+        let answer = self.task().update(patience(), &request).await;
+        answer.map(drop).map_err(readable)
+    }
+
+    /// Task.Stats.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn stats(&self) -> Result<Metrics> {
+        let request = api::StatsRequest {
+            id: self.id.clone(),
+            ..Default::default()
+        };
+        let response = self.task().stats(patience(), &request).await;
+        let stats = response.map_err(readable)?.stats.unwrap_or_default();
+        ensure!(
+            stats.type_url == METRICS_TYPE,
+            "the monitor is of another version: its figures are {:?}",
+            stats.type_url
+        );
+        Metrics::parse_from_bytes(&stats.value).context("figures of the container")
+    }
+
+    /// The processes of the container in its guest.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn processes(&self) -> Result<Vec<ContainerProcess>> {
+        let client = MonitorClient::new(self.client.clone());
+        let request = ProcessesRequest {
+            container_id: self.id.clone(),
+            ..Default::default()
+        };
+        let response = client.processes(patience(), &request).await;
+        Ok(response.map_err(readable)?.processes)
     }
 
     /// Task.Wait for the init process.
@@ -180,13 +292,14 @@ impl Monitor {
         Ok(response.map_err(readable)?.exit_status)
     }
 
-    /// Task.ResizePty of the init process.
+    /// Task.ResizePty of a process.
     ///
     /// # Errors
     /// When it does not run.
-    pub async fn resize(&self, columns: u32, rows: u32) -> Result<()> {
+    pub async fn resize(&self, exec: &str, columns: u32, rows: u32) -> Result<()> {
         let request = api::ResizePtyRequest {
             id: self.id.clone(),
+            exec_id: exec.to_owned(),
             width: columns,
             height: rows,
             ..Default::default()
@@ -245,6 +358,15 @@ impl Monitor {
     fn task(&self) -> TaskClient {
         TaskClient::new(self.client.clone())
     }
+}
+
+/// As containerd sends OCI types: the type by its URL, JSON within.
+fn json(type_url: &str, value: Vec<u8>) -> MessageField<Any> {
+    MessageField::some(Any {
+        type_url: type_url.to_owned(),
+        value,
+        ..Default::default()
+    })
 }
 
 fn patience() -> context::Context {

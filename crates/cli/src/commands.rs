@@ -1,16 +1,23 @@
 //! One file per verb.
 
 pub mod check;
+pub mod checkpoint;
 pub mod create;
 pub mod delete;
 pub mod devices;
+pub mod events;
+pub mod exec;
 pub mod features;
 pub mod kill;
 pub mod list;
 pub mod monitor;
+pub mod pause;
+pub mod ps;
+pub mod resume;
 pub mod run;
 pub mod spec;
 pub mod stand_in;
 pub mod start;
 pub mod state;
 pub mod timeline;
+pub mod update;

@@ -22,6 +22,7 @@ use casemate_config::Config;
 use casemate_linux::process::Child;
 use casemate_sandbox::{
     ledger::Ledger,
+    size,
     spec::{self, Bundle, HostPath, HostSpec, LiveHost, NetworkNamespace},
     stand_in::{self, Announcement},
     timeline::now_ns,
@@ -32,7 +33,7 @@ use crate::{
     client::{Monitor, Place, block_on},
 };
 
-pub use processes::READY;
+pub use processes::{READY, RELEASED};
 pub use terminal::OwnTerminal;
 
 /// A created container whose process waits for the start.
@@ -52,14 +53,19 @@ pub struct Launched {
 pub fn launch(global: &Global, arguments: &Create, foreground: bool) -> Result<Launched> {
     let begun_ns = now_ns();
     let place = Place::of(global, &arguments.id)?;
-    let config = Config::load(global.config.as_deref())?;
+    let mut config = Config::load(global.config.as_deref())?;
     let bundle = fs::canonicalize(&arguments.bundle)
         .with_context(|| format!("bundle {}", arguments.bundle.display()))?;
     let host = read_bundle(&place, &bundle)?;
     refuse(global, arguments, &host, foreground)?;
+    config.machine = size::machine(
+        &config.machine,
+        host.resources.as_ref(),
+        size::HostSize::now(),
+    );
 
     let claim = Claim::of(&place)?;
-    let streams = terminal::streams(arguments, host.terminal)?;
+    let streams = terminal::streams(arguments.console_socket.as_deref(), host.terminal)?;
     let netns = match &host.network {
         NetworkNamespace::New => None,
         NetworkNamespace::Path(path) => Some(path.as_path().to_owned()),
@@ -78,7 +84,7 @@ pub fn launch(global: &Global, arguments: &Create, foreground: bool) -> Result<L
     })?;
     let created = monitor
         .await_readiness()
-        .and_then(|()| announce(&place, &stand_in, streams.client))
+        .and_then(|()| announce(&place, None, &stand_in, streams.client))
         .and_then(|()| create(&place, &bundle, host.terminal))
         .and_then(|()| stand_in.await_readiness())
         .and_then(|()| write_pid_file(arguments.pid_file.as_deref(), stand_in.pid()));
@@ -91,7 +97,63 @@ pub fn launch(global: &Global, arguments: &Create, foreground: bool) -> Result<L
     claim.keep();
     Ok(Launched {
         place,
-        stand_in: stand_in.into_child(),
+        stand_in: stand_in.release(),
+        terminal: streams.own,
+    })
+}
+
+/// A process that is to be added to a running container.
+pub struct Addition<'a> {
+    /// The container.
+    pub place: &'a Place,
+    /// Process id of the container's own stand-in, whose network is joined.
+    pub init_pid: u32,
+    /// Id of the process.
+    pub exec: &'a str,
+    /// OCI process as JSON.
+    pub process: Vec<u8>,
+    /// The process has a terminal.
+    pub terminal: bool,
+    /// Who gets its master.
+    pub console_socket: Option<&'a Path>,
+    /// Where the process id of its stand-in goes.
+    pub pid_file: Option<&'a Path>,
+}
+
+/// Adds a process to a container and lets it run.
+///
+/// # Errors
+/// One line that says why; nothing of the process is left then.
+pub fn add(addition: Addition<'_>) -> Result<Launched> {
+    let Addition {
+        place,
+        exec,
+        terminal,
+        ..
+    } = addition;
+    let streams = terminal::streams(addition.console_socket, terminal)?;
+    let netns = PathBuf::from(format!("/proc/{}/ns/net", addition.init_pid));
+    let stand_in = processes::StandIn::spawn(place, Some(&netns), streams.controlling)?;
+    let added = stand_in
+        .await_readiness()
+        .and_then(|()| announce(place, Some(exec), &stand_in, streams.client))
+        .and_then(|()| {
+            block_on(async {
+                let monitor = Monitor::connect(place)?;
+                monitor.exec(exec, addition.process, terminal).await?;
+                // Clients look for the file once the process runs.
+                write_pid_file(addition.pid_file, stand_in.pid())?;
+                monitor.start(exec).await.map(drop)
+            })
+        });
+    if let Err(error) = added {
+        // The monitor kills and forgets a process whose stand-in goes.
+        stand_in.end();
+        return Err(error);
+    }
+    Ok(Launched {
+        place: place.clone(),
+        stand_in: stand_in.release(),
         terminal: streams.own,
     })
 }
@@ -137,12 +199,13 @@ fn refuse(global: &Global, arguments: &Create, host: &HostSpec, foreground: bool
 
 fn announce(
     place: &Place,
+    exec: Option<&str>,
     stand_in: &processes::StandIn,
     client: [Option<OwnedFd>; 3],
 ) -> Result<()> {
     let announcement = Announcement {
         container: place.id.to_string(),
-        exec: None,
+        exec: exec.map(str::to_owned),
         pid: stand_in.pid(),
         streams: client.each_ref().map(Option::is_some),
     };

@@ -14,6 +14,7 @@
 mod arguments;
 mod client;
 mod commands;
+mod foreground;
 mod launch;
 mod log;
 
@@ -41,6 +42,14 @@ fn main() -> ExitCode {
         Verb::Start(arguments) => commands::start::run(&global, &arguments),
         Verb::Run(arguments) => commands::run::run(&global, &arguments),
         Verb::State(arguments) => commands::state::run(&global, &arguments),
+        Verb::Exec(arguments) => commands::exec::run(&global, &arguments),
+        Verb::Pause(arguments) => commands::pause::run(&global, &arguments),
+        Verb::Resume(arguments) => commands::resume::run(&global, &arguments),
+        Verb::Update(arguments) => commands::update::run(&global, &arguments),
+        Verb::Ps(arguments) => commands::ps::run(&global, &arguments),
+        Verb::Events(arguments) => commands::events::run(&global, &arguments),
+        Verb::Checkpoint(_) => commands::checkpoint::run("checkpoint"),
+        Verb::Restore(_) => commands::checkpoint::run("restore"),
         Verb::Kill(arguments) => commands::kill::run(&global, &arguments),
         Verb::Delete(arguments) => commands::delete::run(&global, &arguments),
         Verb::List(arguments) => commands::list::run(&global, &arguments),

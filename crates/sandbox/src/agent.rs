@@ -83,6 +83,12 @@ requests! {
     signal_process(SignalProcessRequest) -> Empty;
     /// Sets the size of a terminal.
     resize_terminal(ResizeTerminalRequest) -> Empty;
+    /// Stops the processes of a container, or lets them go on.
+    freeze_container(FreezeContainerRequest) -> Empty;
+    /// Changes settings of a container's cgroup.
+    update_container(UpdateContainerRequest) -> Empty;
+    /// Reads what a container has used.
+    container_stats(ContainerRef) -> ContainerStatsResponse;
     /// Lists the processes of a container.
     list_processes(ContainerRef) -> ListProcessesResponse;
     /// Forgets an ended exec process.

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use crate::{
     error::Error,
     identifier::Id,
+    key::Key,
     spec::HostSpec,
     stand_in::StandIn,
     state::{State, Status, VERSION},
@@ -93,6 +94,10 @@ impl Process {
         }
     }
 
+    pub(crate) fn stand_in_pid(&self) -> Option<u32> {
+        self.stand_in.as_ref().map(StandIn::pid)
+    }
+
     /// The process has ended: everybody who waits learns of it.
     pub(crate) fn end(&mut self, exit: ExitStatus) {
         self.phase = Phase::Stopped(exit);
@@ -116,6 +121,17 @@ pub(crate) struct Container {
     pub(crate) created: String,
     pub(crate) init: Process,
     pub(crate) execs: BTreeMap<Id, Process>,
+    /// All its processes are frozen.
+    pub(crate) paused: bool,
+    /// Execs that came while it was paused: they are made when it goes on.
+    pub(crate) held: Vec<HeldExec>,
+}
+
+/// A request for one more process that waits for its container.
+pub(crate) struct HeldExec {
+    pub(crate) key: Key,
+    pub(crate) process: Vec<u8>,
+    pub(crate) reply: Reply<()>,
 }
 
 impl Container {
@@ -126,6 +142,18 @@ impl Container {
         }
     }
 
+    /// Where one of its processes stands, as clients see it.
+    pub(crate) fn status(&self, exec: Option<&Id>) -> Option<Status> {
+        let process = match exec {
+            None => &self.init,
+            Some(exec) => self.execs.get(exec)?,
+        };
+        Some(match process.phase.status() {
+            Status::Created | Status::Running if self.paused => Status::Paused,
+            status => status,
+        })
+    }
+
     /// What the state file says.
     pub(crate) fn state(&self, id: &Id, tier: Option<String>) -> State {
         let phase = self.init.phase;
@@ -133,7 +161,7 @@ impl Container {
             version: VERSION,
             id: id.to_string(),
             oci_version: self.oci_version.clone(),
-            status: phase.status(),
+            status: self.status(None).unwrap_or(Status::Stopped),
             pid: self.init.pid,
             bundle: self.bundle.clone(),
             rootfs: self.host.rootfs.as_path().to_owned(),

@@ -1,6 +1,6 @@
 //! The one way to a sandbox, for every front door.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -42,12 +42,30 @@ pub struct ProcessState {
     pub exit: Option<ExitStatus>,
 }
 
-/// A process inside the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A process of a container as its guest sees it. The guest is not trusted:
+/// the command is fit to be shown, the rest are numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestProcess {
     /// Its id in the guest's initial PID namespace.
     pub pid: u32,
+    /// The id of its parent there.
+    pub parent: u32,
+    /// Its user id in the guest's initial user namespace.
+    pub uid: u32,
+    /// When it began, in nanoseconds of CLOCK_REALTIME.
+    pub started_at_ns: u64,
+    /// Processor time used, in nanoseconds.
+    pub cpu_ns: u64,
+    /// Device number of its controlling terminal, 0 for none.
+    pub terminal: u32,
+    /// Its arguments, joined by blanks.
+    pub command: String,
+    /// The process on the host that stands for it: for init and execs.
+    pub host_pid: Option<u32>,
 }
+
+/// Interface files of a container's cgroup in the guest, by name.
+pub type CgroupFiles = BTreeMap<String, String>;
 
 /// Requests to the owner task, each with the place of its answer.
 pub(crate) enum Command {
@@ -71,6 +89,10 @@ pub(crate) enum Command {
     CloseInput(Key, Reply<()>),
     State(Key, Reply<ProcessState>),
     Processes(Id, Reply<Vec<GuestProcess>>),
+    /// With true: all processes stop; else they go on.
+    Freeze(Id, bool, Reply<()>),
+    Update(Id, Vec<u8>, Reply<()>),
+    Stats(Id, Reply<CgroupFiles>),
     Delete {
         key: Key,
         force: bool,
@@ -175,6 +197,42 @@ impl Handle {
     /// When it does not run.
     pub async fn processes(&self, container: Id) -> Result<Vec<GuestProcess>, Error> {
         self.ask(|reply| Command::Processes(container, reply)).await
+    }
+
+    /// Freezes every process of a container; answers when none runs any more.
+    ///
+    /// # Errors
+    /// When it does not run, or is paused already.
+    pub async fn pause(&self, container: Id) -> Result<(), Error> {
+        self.ask(|reply| Command::Freeze(container, true, reply))
+            .await
+    }
+
+    /// Lets a paused container go on.
+    ///
+    /// # Errors
+    /// When it is not paused.
+    pub async fn resume(&self, container: Id) -> Result<(), Error> {
+        self.ask(|reply| Command::Freeze(container, false, reply))
+            .await
+    }
+
+    /// Changes the limits of a container (OCI resources as JSON); what is not
+    /// given stays.
+    ///
+    /// # Errors
+    /// When it does not run, or a limit cannot be had; nothing is changed then.
+    pub async fn update(&self, container: Id, resources: Vec<u8>) -> Result<(), Error> {
+        self.ask(|reply| Command::Update(container, resources, reply))
+            .await
+    }
+
+    /// What a container has used so far.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn stats(&self, container: Id) -> Result<CgroupFiles, Error> {
+        self.ask(|reply| Command::Stats(container, reply)).await
     }
 
     /// Removes an ended process, or with `force` any process; an init goes with

@@ -13,15 +13,16 @@ use tokio::sync::mpsc;
 use crate::{
     agent::Agent,
     cgroup::{self, Cgroup},
-    container::{Container, ExitStatus, LOST, Phase, Process, Reply},
+    container::{Container, ExitStatus, HeldExec, LOST, Phase, Process, Reply},
     error::Error,
-    handle::{Command, Create, GuestProcess, Handle, ProcessState},
+    handle::{CgroupFiles, Command, Create, GuestProcess, Handle, ProcessState},
     identifier::Id,
     key::Key,
     ledger::{Ledger, Resource},
     machine::{Options, Ready},
     policy::{self, Operation},
     share::Entry,
+    spec,
     stand_in::{Attachment, TerminalSize},
     state::Lock,
     tasks::{self, Made, ReadBundle},
@@ -38,6 +39,9 @@ pub(crate) enum Event {
     Made(Key, Box<Result<Made, Error>>),
     /// A process was let go, or not.
     Started(Key, Result<Timeline, Error>, Reply<u32>),
+    /// The processes of a container stand still (or go on), or could not be
+    /// made to.
+    Frozen(Key, bool, Result<(), Error>, Reply<()>),
     /// A process has ended and its output is with the client.
     Ended(Key, ExitStatus),
     /// The terminal of a process has another size.
@@ -133,7 +137,7 @@ impl Owner {
         match command {
             Command::Attach(attachment, reply) => answer(reply, self.attach(*attachment)),
             Command::Create(create, reply) => self.create(create, reply),
-            Command::Exec(key, process, reply) => self.exec(key, &process, reply),
+            Command::Exec(key, process, reply) => self.exec(key, process, reply),
             Command::Start(key, reply) => self.start(key, reply),
             Command::Wait(key, reply) => self.wait(&key, reply),
             Command::Signal {
@@ -151,6 +155,11 @@ impl Owner {
             Command::CloseInput(key, reply) => answer(reply, self.close_input(&key)),
             Command::State(key, reply) => answer(reply, self.state(&key)),
             Command::Processes(container, reply) => self.processes(container, reply),
+            Command::Freeze(container, frozen, reply) => self.freeze(container, frozen, reply),
+            Command::Update(container, resources, reply) => {
+                self.update(container, &resources, reply)
+            }
+            Command::Stats(container, reply) => self.stats(container, reply),
             Command::Delete { key, force, reply } => self.delete(&key, force, reply),
             Command::Note(span, reply) => {
                 self.timeline
@@ -174,6 +183,7 @@ impl Owner {
             Event::Down(reason) => self.machine_down(reason),
             Event::Made(key, result) => self.made(key, *result),
             Event::Started(key, result, reply) => self.started(&key, result, reply),
+            Event::Frozen(key, frozen, result, reply) => self.frozen(&key, frozen, result, reply),
             Event::Ended(key, exit) => self.ended(&key, exit),
             Event::TerminalSize(key, size) => {
                 let (ignored, _) = tokio::sync::oneshot::channel();
@@ -309,6 +319,8 @@ impl Owner {
             created: tasks::timestamp(),
             init: Process::new(Some(attachment.stand_in), host.terminal),
             execs: BTreeMap::new(),
+            paused: false,
+            held: Vec::new(),
             host,
         };
         self.creating.insert(key.clone(), reply);
@@ -442,9 +454,20 @@ impl Owner {
         }
     }
 
-    fn exec(&mut self, key: Key, process: &[u8], reply: Reply<()>) {
+    fn exec(&mut self, key: Key, process: Vec<u8>, reply: Reply<()>) {
+        // Born into a frozen cgroup it would never be ready.
+        if let Some(container) = self.containers.get_mut(&key.container)
+            && container.paused
+        {
+            container.held.push(HeldExec {
+                key,
+                process,
+                reply,
+            });
+            return;
+        }
         let attachment = self.attachments.remove(&key);
-        let made = self.exec_process(&key, process);
+        let made = self.exec_process(&key, &process);
         let (guest, agent, hybrid) = match made {
             Ok(made) => made,
             Err(error) => {
@@ -462,6 +485,9 @@ impl Owner {
             tasks::spawn_stand_in_watch(key.clone(), stand_in, self.events.clone());
         }
         let process = Process::new(stand_in, guest.terminal);
+        if let Err(error) = self.add_to_cgroup(&key, process.stand_in_pid()) {
+            tracing::warn!(process = %key, %error, "not in the container's cgroup");
+        }
         let exec = key.exec.clone().expect("checked by exec_process");
         let container = self
             .containers
@@ -495,8 +521,8 @@ impl Owner {
             Machine::Starting(_) => return Err(Error::NotFound),
         };
         let container = self.containers.get(&key.container).ok_or(Error::NotFound)?;
-        let process = crate::spec::parse_process(process)?;
-        let (guest, warnings) = crate::spec::exec_process(&process, &container.process)?;
+        let process = spec::parse_process(process)?;
+        let (guest, warnings) = spec::exec_process(&process, &container.process)?;
         for warning in warnings {
             tracing::warn!(process = %key, "{warning}");
         }
@@ -569,6 +595,7 @@ impl Owner {
         // Outside, the state is seen first and the end second.
         self.store(key);
         let process = self.process(key).expect("found above");
+        let had_stand_in = process.stand_in.is_some();
         process.end(exit);
         let removal = process.removal.take();
         if was_creating {
@@ -582,7 +609,33 @@ impl Owner {
             return self.remove(key, exit, reply);
         }
         if key.exec.is_none() {
-            self.retire();
+            self.release_held(&key.container);
+            return self.retire();
+        }
+        // Who attached a stand-in learns the status from that, and asks for
+        // nothing more.
+        if had_stand_in {
+            self.forget(key);
+            if let Ok(agent) = self.agent() {
+                tasks::spawn_forget(key, agent);
+            }
+        }
+    }
+
+    /// Execs that waited for their container are decided: it goes on, or has
+    /// ended.
+    fn release_held(&mut self, container: &Id) {
+        let Some(container) = self.containers.get_mut(container) else {
+            return;
+        };
+        container.paused = false;
+        for HeldExec {
+            key,
+            process,
+            reply,
+        } in std::mem::take(&mut container.held)
+        {
+            self.exec(key, process, reply);
         }
     }
 
@@ -653,13 +706,14 @@ impl Owner {
             .get_mut(&key.container)
             .ok_or(Error::NotFound)?;
         let bundle = container.bundle.clone();
+        let status = container.status(key.exec.as_ref());
         let process = container
             .process(key.exec.as_ref())
             .ok_or(Error::NotFound)?;
         Ok(ProcessState {
             bundle,
             pid: process.pid,
-            status: process.phase.status(),
+            status: status.ok_or(Error::NotFound)?,
             terminal: process.terminal,
             exit: match process.phase {
                 Phase::Stopped(exit) => Some(exit),
@@ -668,13 +722,70 @@ impl Owner {
         })
     }
 
+    // --- requests about one container ---
+
     fn processes(&mut self, container: Id, reply: Reply<Vec<GuestProcess>>) {
         let key = Key::init(container);
-        match self
-            .permit(&key, Operation::Signal)
-            .and_then(|()| self.agent())
+        match self.permitted(&key, Operation::Signal) {
+            Ok((container, agent)) => {
+                let execs = container.execs.iter();
+                let mut host_pids: BTreeMap<String, u32> = execs
+                    .map(|(exec, process)| (exec.to_string(), process.pid))
+                    .collect();
+                host_pids.insert(String::new(), container.init.pid);
+                tasks::spawn_list(&key, agent, host_pids, reply);
+            }
+            Err(error) => answer(reply, Err(error)),
+        }
+    }
+
+    fn freeze(&mut self, container: Id, frozen: bool, reply: Reply<()>) {
+        let key = Key::init(container);
+        let operation = if frozen {
+            Operation::Pause
+        } else {
+            Operation::Resume
+        };
+        match self.permitted(&key, operation) {
+            Ok((_, agent)) => {
+                tasks::spawn_freeze(key, agent, frozen, reply, self.events.clone());
+            }
+            Err(error) => answer(reply, Err(error)),
+        }
+    }
+
+    fn frozen(&mut self, key: &Key, frozen: bool, result: Result<(), Error>, reply: Reply<()>) {
+        if result.is_ok()
+            && let Some(container) = self.containers.get_mut(&key.container)
         {
-            Ok(agent) => tasks::spawn_list(&key, agent, reply),
+            container.paused = frozen;
+            if !frozen {
+                self.release_held(&key.container);
+            }
+            self.store(key);
+        }
+        answer(reply, result);
+    }
+
+    fn update(&mut self, container: Id, resources: &[u8], reply: Reply<()>) {
+        let key = Key::init(container);
+        let permitted = self.permitted(&key, Operation::Update);
+        let decided = permitted.and_then(|(_, agent)| Ok((agent, spec::update(resources)?)));
+        match decided {
+            Ok((agent, (settings, warnings))) => {
+                for warning in warnings {
+                    tracing::warn!(container = %key, "{warning}");
+                }
+                tasks::spawn_update(&key, agent, settings, reply);
+            }
+            Err(error) => answer(reply, Err(error)),
+        }
+    }
+
+    fn stats(&mut self, container: Id, reply: Reply<CgroupFiles>) {
+        let key = Key::init(container);
+        match self.permitted(&key, Operation::Signal) {
+            Ok((_, agent)) => tasks::spawn_stats(&key, agent, reply),
             Err(error) => answer(reply, Err(error)),
         }
     }
@@ -751,8 +862,35 @@ impl Owner {
     }
 
     fn permit(&mut self, key: &Key, operation: Operation) -> Result<(), Error> {
-        let status = self.process(key).ok_or(Error::NotFound)?.phase.status();
+        let status = self
+            .containers
+            .get(&key.container)
+            .and_then(|container| container.status(key.exec.as_ref()))
+            .ok_or(Error::NotFound)?;
         Ok(policy::allow(operation, status)?)
+    }
+
+    /// The container and the agent, for an operation that is allowed now.
+    fn permitted(
+        &mut self,
+        key: &Key,
+        operation: Operation,
+    ) -> Result<(&mut Container, Agent), Error> {
+        self.permit(key, operation)?;
+        let agent = self.agent()?;
+        let container = self.containers.get_mut(&key.container);
+        Ok((container.ok_or(Error::NotFound)?, agent))
+    }
+
+    /// Puts a process of the host into the cgroup of a container.
+    fn add_to_cgroup(&self, key: &Key, pid: Option<u32>) -> Result<(), Error> {
+        let container = self.containers.get(&key.container);
+        let path = container.and_then(|container| container.host.cgroups_path.as_ref());
+        if let (Some(path), Some(pid)) = (path, pid) {
+            let group = Cgroup::locate(path.as_ref())?;
+            group.add(pid).map_err(on_host("cgroup", path))?;
+        }
+        Ok(())
     }
 
     fn agent(&self) -> Result<Agent, Error> {

@@ -1,14 +1,17 @@
 //! What is allowed when: a pure function of the operation and the state of the
 //! process it is meant for. The table below is the whole policy.
 //!
-//! | state     | start | signal | delete    | forced delete | exec | resize |
-//! |-----------|-------|--------|-----------|---------------|------|--------|
-//! | creating  |  no   |  no    |  no       |  yes          |  no  |  no    |
-//! | created   |  yes  |  yes   |  yes¹     |  yes          |  yes |  yes   |
-//! | running   |  no   |  yes   |  no       |  yes          |  yes |  yes   |
-//! | stopped   |  no   |  no    |  yes      |  yes          |  no  |  no    |
+//! | state     | start | signal | delete | forced delete | exec | resize | pause | resume | update |
+//! |-----------|-------|--------|--------|---------------|------|--------|-------|--------|--------|
+//! | creating  |  no   |  no    |  no    |  yes          |  no  |  no    |  no   |  no    |  no    |
+//! | created   |  yes  |  yes   |  yes¹  |  yes          |  yes |  yes   |  yes  |  no    |  yes   |
+//! | running   |  no   |  yes   |  no    |  yes          |  yes |  yes   |  yes  |  no    |  yes   |
+//! | paused    |  no   |  yes   |  no    |  yes          |  yes²|  yes   |  no   |  yes   |  yes   |
+//! | stopped   |  no   |  no    |  yes   |  yes          |  no  |  no    |  no   |  no    |  no    |
 //!
 //! ¹ An init that never ran is killed by delete, as runc does.
+//!
+//! ² The process is made when the container goes on.
 
 use crate::state::Status;
 
@@ -27,6 +30,12 @@ pub enum Operation {
     Exec,
     /// Change the size of the terminal.
     Resize,
+    /// Freeze every process of the container.
+    Pause,
+    /// Let a paused container go on.
+    Resume,
+    /// Change limits.
+    Update,
 }
 
 /// Why an operation is not possible now. The texts are runc's where clients
@@ -42,6 +51,12 @@ pub enum Refusal {
     /// Start of what has ended.
     #[error("cannot start a container that has stopped")]
     Stopped,
+    /// Start or pause of what is paused.
+    #[error("container is paused; resume it first")]
+    Paused,
+    /// Resume of what is not paused.
+    #[error("container not paused")]
+    NotPaused,
     /// Start of what is not ready.
     #[error("container is still being created")]
     StillCreating,
@@ -61,9 +76,15 @@ pub fn allow(operation: Operation, status: Status) -> Result<(), Refusal> {
         (Start, Status::Created) => Ok(()),
         (Start, Status::Creating) => Err(Refusal::StillCreating),
         (Start, Status::Running) => Err(Refusal::AlreadyRunning),
+        (Start | Pause, Status::Paused) => Err(Refusal::Paused),
         (Start, Status::Stopped) => Err(Refusal::Stopped),
-        (Signal | Exec | Resize, Status::Created | Status::Running) => Ok(()),
-        (Signal | Exec | Resize, _) => Err(Refusal::NotRunning),
+        (Signal | Exec | Resize | Update, Status::Created | Status::Running | Status::Paused) => {
+            Ok(())
+        }
+        (Pause, Status::Created | Status::Running) => Ok(()),
+        (Resume, Status::Paused) => Ok(()),
+        (Resume, Status::Created | Status::Running) => Err(Refusal::NotPaused),
+        (Signal | Exec | Resize | Update | Pause | Resume, _) => Err(Refusal::NotRunning),
         (Delete, Status::Created | Status::Stopped) => Ok(()),
         (Delete, status) => Err(Refusal::NotStopped(status)),
     }
@@ -73,10 +94,11 @@ pub fn allow(operation: Operation, status: Status) -> Result<(), Refusal> {
 mod tests {
     use super::{Operation::*, *};
 
-    const STATES: [Status; 4] = [
+    const STATES: [Status; 5] = [
         Status::Creating,
         Status::Created,
         Status::Running,
+        Status::Paused,
         Status::Stopped,
     ];
 
@@ -84,12 +106,15 @@ mod tests {
     #[test]
     fn the_table_holds() {
         let table = [
-            (Start, [false, true, false, false]),
-            (Signal, [false, true, true, false]),
-            (Delete, [false, true, false, true]),
-            (ForceDelete, [true, true, true, true]),
-            (Exec, [false, true, true, false]),
-            (Resize, [false, true, true, false]),
+            (Start, [false, true, false, false, false]),
+            (Signal, [false, true, true, true, false]),
+            (Delete, [false, true, false, false, true]),
+            (ForceDelete, [true, true, true, true, true]),
+            (Exec, [false, true, true, true, false]),
+            (Resize, [false, true, true, true, false]),
+            (Pause, [false, true, true, false, false]),
+            (Resume, [false, false, false, true, false]),
+            (Update, [false, true, true, true, false]),
         ];
         for (operation, row) in table {
             for (status, expected) in STATES.into_iter().zip(row) {

@@ -34,6 +34,8 @@ pub enum Status {
     Created,
     /// The user's program has been let go.
     Running,
+    /// All its processes are frozen.
+    Paused,
     /// It has ended.
     Stopped,
 }
@@ -44,6 +46,7 @@ impl fmt::Display for Status {
             Self::Creating => "creating",
             Self::Created => "created",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopped => "stopped",
         })
     }

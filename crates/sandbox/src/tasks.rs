@@ -2,6 +2,7 @@
 //! with one [`Event`], or answers its caller itself when nothing changes.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     rc::Rc,
     sync::Arc,
@@ -14,10 +15,10 @@ use oci_spec::runtime::Hooks;
 use tokio::{io::AsyncReadExt, sync::mpsc::UnboundedSender, task::spawn_local, time::timeout};
 
 use crate::{
-    agent::Agent,
+    agent::{Agent, printable},
     container::{ExitStatus, Reply},
     error::Error,
-    handle::{Create, GuestProcess},
+    handle::{CgroupFiles, Create, GuestProcess},
     hooks,
     key::Key,
     machine::{self, Options, Prepared, Ready},
@@ -340,16 +341,83 @@ pub(crate) fn spawn_resize(key: &Key, agent: Agent, columns: u32, rows: u32, rep
     });
 }
 
-/// Lists the processes of a container.
-pub(crate) fn spawn_list(key: &Key, agent: Agent, reply: Reply<Vec<GuestProcess>>) {
+/// Lists the processes of a container. `host_pids` are those of the stand-ins
+/// by exec id, "" for the init.
+pub(crate) fn spawn_list(
+    key: &Key,
+    agent: Agent,
+    host_pids: BTreeMap<String, u32>,
+    reply: Reply<Vec<GuestProcess>>,
+) {
     let request = key.container();
     spawn_local(async move {
         let result = agent.list_processes(&request).await;
         let processes = result.map_err(Error::from).map(|response| {
-            let pids = response.processes.iter().map(|process| process.pid);
-            pids.map(|pid| GuestProcess { pid }).collect()
+            let processes = response.processes.into_iter();
+            processes
+                .map(|process| GuestProcess {
+                    pid: process.pid,
+                    parent: process.parent,
+                    uid: process.uid,
+                    started_at_ns: process.started_at_ns,
+                    cpu_ns: process.cpu_ns,
+                    terminal: process.terminal,
+                    command: printable(&process.command),
+                    host_pid: process
+                        .exec_id
+                        .and_then(|exec| host_pids.get(&exec).copied()),
+                })
+                .collect()
         });
         let _ = reply.send(processes);
+    });
+}
+
+/// Stops the processes of a container, or lets them go on.
+pub(crate) fn spawn_freeze(
+    key: Key,
+    agent: Agent,
+    frozen: bool,
+    reply: Reply<()>,
+    events: UnboundedSender<Event>,
+) {
+    let request = message::FreezeContainerRequest {
+        container_id: key.container.to_string(),
+        frozen,
+        ..Default::default()
+    };
+    spawn_local(async move {
+        let result = agent.freeze_container(&request).await;
+        let result = result.map(drop).map_err(Error::from);
+        report(&events, Event::Frozen(key, frozen, result, reply));
+    });
+}
+
+/// Changes the settings of a container's cgroup in the guest.
+pub(crate) fn spawn_update(
+    key: &Key,
+    agent: Agent,
+    settings: BTreeMap<String, String>,
+    reply: Reply<()>,
+) {
+    let request = message::UpdateContainerRequest {
+        container_id: key.container.to_string(),
+        settings: settings.into_iter().collect(),
+        ..Default::default()
+    };
+    spawn_local(async move {
+        let result = agent.update_container(&request).await;
+        let _ = reply.send(result.map(drop).map_err(Error::from));
+    });
+}
+
+/// Reads what a container has used.
+pub(crate) fn spawn_stats(key: &Key, agent: Agent, reply: Reply<CgroupFiles>) {
+    let request = key.container();
+    spawn_local(async move {
+        let result = agent.container_stats(&request).await;
+        let files = result.map(|response| response.files.into_iter().collect());
+        let _ = reply.send(files.map_err(Error::from));
     });
 }
 

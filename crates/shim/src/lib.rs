@@ -7,10 +7,12 @@
 
 #![forbid(unsafe_code)]
 
+mod metrics;
 mod monitor;
 mod status;
 mod task;
 
+pub use metrics::TYPE as METRICS_TYPE;
 pub use task::ATTACHED;
 
 use std::{collections::HashMap, io, sync::Arc};

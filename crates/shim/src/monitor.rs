@@ -2,10 +2,13 @@
 
 use async_trait::async_trait;
 use casemate_protocol::{
-    monitor::{TimelineRequest, TimelineResponse, TimelineSpan},
+    monitor::{
+        ContainerProcess, ProcessesRequest, ProcessesResponse, TimelineRequest, TimelineResponse,
+        TimelineSpan,
+    },
     monitor_ttrpc::Monitor,
 };
-use casemate_sandbox::Handle;
+use casemate_sandbox::{Handle, Id};
 use ttrpc::asynchronous::TtrpcContext;
 
 use crate::status;
@@ -37,6 +40,31 @@ impl Monitor for MonitorService {
         });
         Ok(TimelineResponse {
             spans: spans.collect(),
+            ..Default::default()
+        })
+    }
+
+    async fn processes(
+        &self,
+        _: &TtrpcContext,
+        request: ProcessesRequest,
+    ) -> ttrpc::Result<ProcessesResponse> {
+        let container = Id::new(&request.container_id).map_err(status::invalid)?;
+        let processes = self.sandbox.processes(container).await;
+        let processes = processes.map_err(status::from_error)?.into_iter();
+        let processes = processes.map(|process| ContainerProcess {
+            pid: process.pid,
+            parent: process.parent,
+            uid: process.uid,
+            started_at_ns: process.started_at_ns,
+            cpu_ns: process.cpu_ns,
+            terminal: process.terminal,
+            command: process.command,
+            host_pid: process.host_pid,
+            ..Default::default()
+        });
+        Ok(ProcessesResponse {
+            processes: processes.collect(),
             ..Default::default()
         })
     }

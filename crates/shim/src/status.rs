@@ -21,3 +21,8 @@ pub(crate) fn from_error(error: Error) -> ttrpc::Error {
 pub(crate) fn invalid(text: impl std::fmt::Display) -> ttrpc::Error {
     ttrpc::Error::RpcStatus(ttrpc::get_status(Code::INVALID_ARGUMENT, text))
 }
+
+/// An answer that cannot be written.
+pub(crate) fn internal(text: impl std::fmt::Display) -> ttrpc::Error {
+    ttrpc::Error::RpcStatus(ttrpc::get_status(Code::INTERNAL, text))
+}

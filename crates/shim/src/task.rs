@@ -15,7 +15,10 @@ use containerd_shim_protos::{
 };
 use ttrpc::{Result, asynchronous::TtrpcContext};
 
-use crate::status::{from_error, invalid};
+use crate::{
+    metrics,
+    status::{from_error, internal, invalid},
+};
 
 /// In place of a path in Create and Exec: the stream's descriptor came over the
 /// attach socket.
@@ -145,6 +148,50 @@ impl Task for TaskService {
         Ok(api::Empty::default())
     }
 
+    async fn pause(&self, _: &TtrpcContext, request: api::PauseRequest) -> Result<api::Empty> {
+        let paused = self.sandbox.pause(id(&request.id)?).await;
+        paused.map_err(from_error)?;
+        Ok(api::Empty::default())
+    }
+
+    async fn resume(&self, _: &TtrpcContext, request: api::ResumeRequest) -> Result<api::Empty> {
+        let resumed = self.sandbox.resume(id(&request.id)?).await;
+        resumed.map_err(from_error)?;
+        Ok(api::Empty::default())
+    }
+
+    async fn update(
+        &self,
+        _: &TtrpcContext,
+        request: api::UpdateTaskRequest,
+    ) -> Result<api::Empty> {
+        let id = id(&request.id)?;
+        let resources = request
+            .resources
+            .into_option()
+            .ok_or_else(|| invalid("update without resources"))?;
+        let updated = self.sandbox.update(id, resources.value).await;
+        updated.map_err(from_error)?;
+        Ok(api::Empty::default())
+    }
+
+    async fn stats(
+        &self,
+        _: &TtrpcContext,
+        request: api::StatsRequest,
+    ) -> Result<api::StatsResponse> {
+        let files = self
+            .sandbox
+            .stats(id(&request.id)?)
+            .await
+            .map_err(from_error)?;
+        let stats = metrics::to_any(&files).map_err(internal)?;
+        Ok(api::StatsResponse {
+            stats: MessageField::some(stats),
+            ..Default::default()
+        })
+    }
+
     async fn pids(&self, _: &TtrpcContext, request: api::PidsRequest) -> Result<api::PidsResponse> {
         let processes = self
             .sandbox
@@ -238,6 +285,7 @@ fn task_status(status: Status) -> TaskStatus {
         Status::Creating => TaskStatus::UNKNOWN,
         Status::Created => TaskStatus::CREATED,
         Status::Running => TaskStatus::RUNNING,
+        Status::Paused => TaskStatus::PAUSED,
         Status::Stopped => TaskStatus::STOPPED,
     }
 }

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 mod bad_input;
 mod command_line;
+mod control;
 mod engine;
+mod exec;
 mod files;
 mod insight;
 mod kill_matrix;
@@ -27,6 +29,8 @@ fn main() -> ExitCode {
         ("command_line", command_line::scenarios()),
         ("bad_input", bad_input::scenarios()),
         ("engine", engine::scenarios()),
+        ("exec", exec::scenarios()),
+        ("control", control::scenarios()),
         ("kill_matrix", kill_matrix::scenarios()),
         ("insight", insight::scenarios()),
         ("many", many::scenarios()),

@@ -2,7 +2,7 @@
 //! born in it, killed and removed as a whole.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs::{self, File},
     io::{self, Seek, Write},
     os::fd::{AsFd, BorrowedFd},
@@ -16,6 +16,29 @@ use tokio::io::Interest;
 use crate::error::{Doing, Error, Result};
 
 mod device_program;
+
+/// The files that say what a cgroup has used and may use.
+const STATS: [&str; 19] = [
+    "cpu.stat",
+    "cpu.max",
+    "hugetlb.1GB.current",
+    "hugetlb.1GB.max",
+    "hugetlb.2MB.current",
+    "hugetlb.2MB.max",
+    "io.stat",
+    "memory.current",
+    "memory.events",
+    "memory.max",
+    "memory.peak",
+    "memory.stat",
+    "memory.swap.current",
+    "memory.swap.max",
+    "pids.current",
+    "pids.max",
+    "cpu.pressure",
+    "io.pressure",
+    "memory.pressure",
+];
 
 /// Where boot mounts the hierarchy.
 pub(crate) const ROOT: &str = "/sys/fs/cgroup";
@@ -51,6 +74,58 @@ impl Cgroup {
             path: path.to_owned(),
             directory,
         })
+    }
+
+    /// Changes settings. When the kernel refuses one, those before it are put
+    /// back.
+    pub(crate) fn change(&self, settings: &HashMap<String, String>) -> Result<()> {
+        let mut before: Vec<(PathBuf, String)> = Vec::new();
+        for (name, value) in settings.iter().collect::<BTreeMap<_, _>>() {
+            let path = self.path.join(name);
+            let change = || {
+                let old = fs::read_to_string(&path)?;
+                write(&path, value)?;
+                Ok(old)
+            };
+            let changed: io::Result<_> = change();
+            match changed {
+                Ok(old) => before.push((path, old)),
+                Err(error) => {
+                    for (path, old) in before.iter().rev() {
+                        // It has been so a moment ago.
+                        let _ = write(path, old.trim_end());
+                    }
+                    return Err(error).doing(|| format!("set {name} of the cgroup to {value:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops all processes in it, or lets them go on, and waits until that is
+    /// so (cgroup-v2.rst, "cgroup.freeze").
+    pub(crate) async fn freeze(&self, frozen: bool) -> Result<()> {
+        let wanted = if frozen { "1" } else { "0" };
+        write(&self.path.join("cgroup.freeze"), wanted)
+            .doing(|| format!("write {wanted} to cgroup.freeze"))?;
+        self.until("frozen", wanted)
+            .await
+            .doing(|| format!("wait for {} to stop or go on", self.path.display()))
+    }
+
+    /// What it has used, file by file.
+    pub(crate) fn stats(&self) -> Result<HashMap<String, String>> {
+        let mut files = HashMap::new();
+        for name in STATS {
+            match fs::read_to_string(self.path.join(name)) {
+                Ok(text) => drop(files.insert(name.to_owned(), text)),
+                // Not every kernel has every controller.
+                Err(error)
+                    if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP)) => {}
+                Err(error) => return Err(error).doing(|| format!("read {name} of the cgroup")),
+            }
+        }
+        Ok(files)
     }
 
     /// Puts device rules in force.
@@ -102,12 +177,13 @@ impl Cgroup {
 
     /// Waits until no process is left in it.
     pub(crate) async fn empty(&self) -> Result<()> {
-        self.populated_no_more()
+        self.until("populated", "0")
             .await
             .doing(|| format!("wait for {} to be empty", self.path.display()))
     }
 
-    async fn populated_no_more(&self) -> io::Result<()> {
+    /// Waits until a key of cgroup.events has this value.
+    async fn until(&self, key: &str, wanted: &str) -> io::Result<()> {
         // A change is told as an exceptional condition; reading through the
         // same descriptor arms the next one (cgroup-v2.rst, "[Un]populated
         // Notification").
@@ -116,7 +192,7 @@ impl Cgroup {
         loop {
             events.rewind()?;
             let text = io::read_to_string(&events)?;
-            if value(&text, "populated") == Some("0") {
+            if value(&text, key) == Some(wanted) {
                 return Ok(());
             }
             changes.ready(Interest::PRIORITY).await?.clear_ready();
@@ -217,7 +293,13 @@ pub(crate) fn validate(wanted: &agent::Cgroup) -> Result<()> {
             "must be relative, without \"..\"",
         ));
     }
-    for name in wanted.settings.keys() {
+    validate_settings(&wanted.settings)?;
+    device_program::validate(&wanted.device_rules)
+}
+
+/// Checks the names of settings.
+pub(crate) fn validate_settings(settings: &HashMap<String, String>) -> Result<()> {
+    for name in settings.keys() {
         // "pids.max": a controller and its file; "cgroup." is the kernel's own.
         let known = name
             .bytes()
@@ -229,7 +311,7 @@ pub(crate) fn validate(wanted: &agent::Cgroup) -> Result<()> {
             ));
         }
     }
-    device_program::validate(&wanted.device_rules)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -9,9 +9,7 @@ use std::{
 };
 
 use casemate_linux::{process::signal_pidfd, terminal};
-use casemate_protocol::agent::{
-    DeviceRule, ListProcessesResponse, ProcessInfo, Span, WaitProcessResponse,
-};
+use casemate_protocol::agent::{DeviceRule, ListProcessesResponse, Span, WaitProcessResponse};
 
 use crate::{
     cgroup::Cgroup,
@@ -25,6 +23,7 @@ use crate::{
 
 pub(crate) mod birth;
 pub(crate) mod link;
+mod listing;
 pub(crate) mod stdio;
 
 use link::Link;
@@ -162,10 +161,11 @@ impl Container {
         }
         let mut pids = self.cgroup.processes()?;
         pids.sort_unstable_by_key(|&pid| (pid != self.init.pid, pid));
-        let processes = pids.into_iter().map(|pid| ProcessInfo {
-            pid,
-            exec_id: known.get(&pid).cloned(),
-            ..Default::default()
+        // One that has ended meanwhile is left out.
+        let processes = pids.into_iter().filter_map(|pid| {
+            let mut info = listing::process(pid)?;
+            info.exec_id = known.remove(&pid);
+            Some(info)
         });
         Ok(ListProcessesResponse {
             processes: processes.collect(),

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::{
     arguments::{Delete, Global},
-    client::{Monitor, Place, block_on},
+    client::{INIT, Monitor, Place, block_on},
     log,
 };
 
@@ -88,7 +88,7 @@ async fn end(place: &Place, monitor: &Monitor) -> Result<()> {
     match place.state().map(|state| state.status) {
         Ok(Status::Created | Status::Running) => {
             // It may end by itself meanwhile; what counts is the wait.
-            let _ = monitor.kill(libc::SIGKILL as u32, true).await;
+            let _ = monitor.kill(INIT, libc::SIGKILL as u32, true).await;
             monitor.wait().await?;
             monitor.delete().await
         }

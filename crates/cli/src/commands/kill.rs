@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::{
     arguments::{Global, Kill},
-    client::{Monitor, Place, block_on},
+    client::{INIT, Monitor, Place, block_on},
 };
 
 /// Highest signal number of Linux (SIGRTMAX).
@@ -25,7 +25,11 @@ pub fn run(global: &Global, arguments: &Kill) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     allow(Operation::Signal, state.status)?;
-    block_on(async { Monitor::connect(&place)?.kill(signal, arguments.all).await })?;
+    block_on(async {
+        Monitor::connect(&place)?
+            .kill(INIT, signal, arguments.all)
+            .await
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,34 +3,22 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
-use casemate_linux::reactor;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use anyhow::Result;
 
 use super::delete;
 use crate::{
     arguments::{Global, Run},
-    client::{Monitor, block_on},
-    launch::{Launched, OwnTerminal, launch},
+    client::{INIT, Monitor, block_on},
+    foreground,
+    launch::{Launched, launch},
     log,
 };
-
-/// Signals that are passed on to the container.
-const FORWARDED: [i32; 7] = [
-    libc::SIGTERM,
-    libc::SIGINT,
-    libc::SIGQUIT,
-    libc::SIGHUP,
-    libc::SIGUSR1,
-    libc::SIGUSR2,
-    libc::SIGCONT,
-];
 
 /// # Errors
 /// Why the container did not run.
 pub fn run(global: &Global, arguments: &Run) -> Result<ExitCode> {
     let launched = launch(global, &arguments.create, !arguments.detach)?;
-    let started = block_on(async { Monitor::connect(&launched.place)?.start().await });
+    let started = block_on(async { Monitor::connect(&launched.place)?.start(INIT).await });
     if let Err(error) = started {
         remove(&launched);
         return Err(error);
@@ -38,57 +26,11 @@ pub fn run(global: &Global, arguments: &Run) -> Result<ExitCode> {
     if arguments.detach {
         return Ok(ExitCode::SUCCESS);
     }
-    let status = block_on(wait(&launched))?;
+    let status = block_on(foreground::wait(&launched, INIT))?;
     if !arguments.keep {
         remove(&launched);
     }
     Ok(ExitCode::from(status))
-}
-
-/// Waits for the stand-in, which ends as the container does.
-async fn wait(launched: &Launched) -> Result<u8> {
-    let ended = launched.stand_in.pidfd().try_clone_to_owned();
-    let ended = reactor::register_readable(ended.context("stand-in")?).context("stand-in")?;
-    let monitor = Monitor::connect(&launched.place)?;
-    let (sender, mut signals) = tokio::sync::mpsc::unbounded_channel();
-    for number in FORWARDED {
-        let stream = signal(SignalKind::from_raw(number)).context("signal handler")?;
-        tokio::spawn(pass(stream, number, sender.clone()));
-    }
-    let resized = signal(SignalKind::window_change()).context("signal handler")?;
-    tokio::spawn(pass(resized, libc::SIGWINCH, sender));
-    follow_size(launched.terminal.as_ref(), &monitor).await;
-    loop {
-        tokio::select! {
-            _ = ended.readable() => break,
-            Some(number) = signals.recv() => match number {
-                libc::SIGWINCH => follow_size(launched.terminal.as_ref(), &monitor).await,
-                // One that has just ended needs no signal.
-                number => drop(monitor.kill(number as u32, false).await),
-            },
-        }
-    }
-    let exit = launched.stand_in.wait().context("stand-in")?;
-    Ok(exit.shell_status() as u8)
-}
-
-async fn pass(mut stream: Signal, number: i32, sender: tokio::sync::mpsc::UnboundedSender<i32>) {
-    while stream.recv().await.is_some() {
-        if sender.send(number).is_err() {
-            return;
-        }
-    }
-}
-
-async fn follow_size(terminal: Option<&OwnTerminal>, monitor: &Monitor) {
-    let Some(terminal) = terminal else { return };
-    let (columns, rows) = match terminal.size() {
-        Ok(size) => size,
-        Err(error) => return tracing::warn!("{}", log::one_line(&error)),
-    };
-    if let Err(error) = monitor.resize(columns.into(), rows.into()).await {
-        tracing::debug!("{}", log::one_line(&error));
-    }
 }
 
 fn remove(launched: &Launched) {

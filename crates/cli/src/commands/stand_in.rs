@@ -27,11 +27,15 @@ use nix::{
     unistd::{chdir, pivot_root, setsid},
 };
 
-use crate::{arguments::StandIn, launch::READY, log};
+use crate::{
+    arguments::StandIn,
+    launch::{READY, RELEASED},
+    log,
+};
 
 /// Where the command line has put things.
 const CONTROL_FD: i32 = 3;
-const READINESS_FD: i32 = 4;
+const CALLER_FD: i32 = 4;
 
 /// Where the new root is put together; any existing directory serves.
 const STAGE: &str = "/proc";
@@ -40,21 +44,20 @@ const STAGE: &str = "/proc";
 /// When it cannot shut itself in; the same line goes to the command line.
 pub fn run(arguments: &StandIn) -> Result<ExitCode> {
     let control = UnixStream::from(descriptor::inherited(CONTROL_FD).context("control socket")?);
-    let mut readiness = File::from(descriptor::inherited(READINESS_FD).context("readiness")?);
+    let mut caller = UnixStream::from(descriptor::inherited(CALLER_FD).context("caller")?);
     match shut_in(arguments) {
-        Ok(()) => readiness.write_all(READY).context("readiness")?,
+        Ok(()) => caller.write_all(READY).context("readiness")?,
         Err(error) => {
-            let _ = writeln!(readiness, "{}", log::one_line(&error));
+            let _ = writeln!(caller, "{}", log::one_line(&error));
             return Err(error);
         }
     }
-    drop(readiness);
-    let status = if arguments.terminal {
-        wait_with_terminal(control)?
-    } else {
-        wait(control)
+    let mut watch = Watch {
+        control,
+        caller: Some(caller),
+        terminal: arguments.terminal.then(Terminal::watch).transpose()?,
     };
-    Ok(ExitCode::from(status as u8))
+    Ok(ExitCode::from(watch.status()? as u8))
 }
 
 /// Leaves the host: nothing of it can be seen or changed from here.
@@ -98,8 +101,62 @@ fn enter_empty_root() -> nix::Result<()> {
     chdir("/")
 }
 
-/// Sleeps until the monitor tells the exit status, or is gone.
-fn wait(mut control: UnixStream) -> u32 {
+/// What the stand-in waits for.
+struct Watch {
+    /// The monitor tells the exit status, or is gone.
+    control: UnixStream,
+    /// Who made us, until it lets us go. When it is gone before, nobody will
+    /// ever know of the process.
+    caller: Option<UnixStream>,
+    /// Whose every size the monitor is told.
+    terminal: Option<Terminal>,
+}
+
+impl Watch {
+    /// Sleeps until the exit status is known.
+    fn status(&mut self) -> Result<u32> {
+        if let Some(terminal) = &self.terminal {
+            // It may have been set before anybody watched.
+            terminal.report_size(&mut self.control);
+        }
+        loop {
+            let mut fds = vec![PollFd::new(self.control.as_fd(), PollFlags::POLLIN)];
+            fds.extend(self.caller.iter().map(readable));
+            fds.extend(
+                self.terminal
+                    .iter()
+                    .map(|terminal| readable(&terminal.resized)),
+            );
+            poll(&mut fds, PollTimeout::NONE).context("poll")?;
+            let mut happened = fds.iter().map(|fd| fd.any().unwrap_or(true));
+            let told = happened.next() == Some(true);
+            let caller_spoke = self.caller.is_some() && happened.next() == Some(true);
+            let resized = self.terminal.is_some() && happened.next() == Some(true);
+            drop(happened);
+            drop(fds);
+            if let (true, Some(terminal)) = (resized, &self.terminal) {
+                terminal.resized.read_signal().context("signals")?;
+                terminal.report_size(&mut self.control);
+            }
+            if told {
+                return Ok(told_status(&mut self.control));
+            }
+            if caller_spoke && let Some(mut caller) = self.caller.take() {
+                let mut word = [0];
+                if caller.read_exact(&mut word).is_err() || word != [RELEASED] {
+                    return Ok(LOST);
+                }
+            }
+        }
+    }
+}
+
+fn readable(of: &impl AsFd) -> PollFd<'_> {
+    PollFd::new(of.as_fd(), PollFlags::POLLIN)
+}
+
+/// The exit status as the monitor tells it; when it is gone, so is the process.
+fn told_status(control: &mut UnixStream) -> u32 {
     let mut status = [0; 4];
     match control.read_exact(&mut status) {
         Ok(()) => u32::from_le_bytes(status),
@@ -107,41 +164,30 @@ fn wait(mut control: UnixStream) -> u32 {
     }
 }
 
-/// The same, and reports every size of the terminal.
-fn wait_with_terminal(mut control: UnixStream) -> Result<u32> {
-    let mut watched = SigSet::empty();
-    watched.add(Signal::SIGWINCH);
-    watched.thread_block().context("signals")?;
-    let resized = SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC).context("signals")?;
-    let stdin: OwnedFd = std::io::stdin()
-        .as_fd()
-        .try_clone_to_owned()
-        .context("terminal")?;
-    // It may have been set before anybody watched.
-    report_size(&stdin, &mut control);
-    loop {
-        let mut fds = [
-            PollFd::new(control.as_fd(), PollFlags::POLLIN),
-            PollFd::new(resized.as_fd(), PollFlags::POLLIN),
-        ];
-        poll(&mut fds, PollTimeout::NONE).context("poll")?;
-        let told = fds[0].any().unwrap_or(true);
-        let changed = fds[1].any().unwrap_or(true);
-        if changed {
-            resized.read_signal().context("signals")?;
-            report_size(&stdin, &mut control);
-        }
-        if told {
-            return Ok(wait(control));
-        }
-    }
+/// The terminal on standard input.
+struct Terminal {
+    resized: SignalFd,
+    stdin: OwnedFd,
 }
 
-fn report_size(terminal: &OwnedFd, control: &mut UnixStream) {
-    if let Ok((columns, rows)) = terminal::size(terminal.as_fd())
-        && columns > 0
-    {
-        // Should the monitor be gone, the wait sees it.
-        let _ = control.write_all(&TerminalSize { columns, rows }.to_bytes());
+impl Terminal {
+    fn watch() -> Result<Self> {
+        let mut watched = SigSet::empty();
+        watched.add(Signal::SIGWINCH);
+        watched.thread_block().context("signals")?;
+        let stdin = std::io::stdin().as_fd().try_clone_to_owned();
+        Ok(Self {
+            resized: SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC).context("signals")?,
+            stdin: stdin.context("terminal")?,
+        })
+    }
+
+    fn report_size(&self, control: &mut UnixStream) {
+        if let Ok((columns, rows)) = terminal::size(self.stdin.as_fd())
+            && columns > 0
+        {
+            // Should the monitor be gone, the wait sees it.
+            let _ = control.write_all(&TerminalSize { columns, rows }.to_bytes());
+        }
     }
 }

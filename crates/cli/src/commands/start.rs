@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{
     arguments::{Container, Global},
-    client::{Monitor, Place, block_on},
+    client::{INIT, Monitor, Place, block_on},
 };
 
 /// # Errors
@@ -15,6 +15,6 @@ pub fn run(global: &Global, arguments: &Container) -> Result<ExitCode> {
     let place = Place::of(global, &arguments.id)?;
     let state = place.state()?;
     casemate_sandbox::policy::allow(casemate_sandbox::policy::Operation::Start, state.status)?;
-    block_on(async { Monitor::connect(&place)?.start().await })?;
+    block_on(async { Monitor::connect(&place)?.start(INIT).await })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -33,8 +33,12 @@ const MAX_MESSAGE: usize = 4096;
 pub struct StandIn {
     child: Child,
     control: UnixStream,
-    readiness: PipeReader,
+    readiness: UnixStream,
 }
+
+/// What a stand-in hears when its caller is done with it: from then on it
+/// outlives the caller.
+pub const RELEASED: u8 = b'r';
 
 impl StandIn {
     /// Makes the stand-in of a container: in namespaces of its own, so that who
@@ -62,7 +66,7 @@ impl StandIn {
             line.push("--terminal".into());
         }
         let (control, theirs) = UnixStream::pair().context("socket pair")?;
-        let (readiness, writer) = io::pipe().context("pipe")?;
+        let (readiness, writer) = UnixStream::pair().context("socket pair")?;
         let birth = Birth {
             namespaces: Some(namespaces),
             cgroup: None,
@@ -105,8 +109,10 @@ impl StandIn {
     }
 
     /// The process, to be waited for; the monitor alone holds the control
-    /// socket from now on.
-    pub fn into_child(self) -> Child {
+    /// socket from now on, and the end of this process is nothing to it.
+    pub fn release(mut self) -> Child {
+        // One that has ended already needs no word.
+        let _ = self.readiness.write_all(&[RELEASED]);
         self.child
     }
 
@@ -193,7 +199,7 @@ fn end(child: &Child) {
 }
 
 /// Waits for the child's word: [`READY`], or the reason why not.
-fn await_ready(mut readiness: &PipeReader) -> Result<()> {
+fn await_ready(mut readiness: impl Read) -> Result<()> {
     let mut message = Vec::new();
     let mut byte = [0];
     while message.len() < MAX_MESSAGE && message.last() != Some(&b'\n') {

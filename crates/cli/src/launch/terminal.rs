@@ -14,8 +14,6 @@ use nix::{
     sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr},
 };
 
-use crate::arguments::Create;
-
 /// What the process in the guest is connected to.
 pub struct Streams {
     /// stdin, stdout, stderr for the monitor.
@@ -31,8 +29,8 @@ pub struct Streams {
 ///
 /// # Errors
 /// When the console socket does not answer, or there is no terminal to use.
-pub fn streams(arguments: &Create, wants_terminal: bool) -> Result<Streams> {
-    match (&arguments.console_socket, wants_terminal) {
+pub fn streams(console_socket: Option<&Path>, wants_terminal: bool) -> Result<Streams> {
+    match (console_socket, wants_terminal) {
         (Some(socket), _) => behind_console_socket(socket),
         (None, true) => own_terminal(),
         (None, false) => Ok(Streams {

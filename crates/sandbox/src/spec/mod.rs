@@ -35,7 +35,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use casemate_protocol::agent;
-use oci_spec::runtime::{Linux, LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxResources, LinuxSeccomp, Process, Spec};
 
 pub use agent::ContainerSpec as GuestSpec;
 pub use capabilities::known_capabilities;
@@ -97,6 +97,15 @@ pub fn host_spec(
         seccomp::check(profile).map(|_flags| None)
     })?;
     Ok(split.host)
+}
+
+/// New settings of a container's cgroup in the guest, from OCI resources as
+/// JSON. With them come warnings, as in [`HostSpec::warnings`].
+pub fn update(resources: &[u8]) -> Result<(BTreeMap<String, String>, Vec<String>), Error> {
+    let resources: LinuxResources = serde_json::from_slice(resources)?;
+    let mut warnings = Vec::new();
+    let settings = cgroup_settings(&resources, &mut warnings)?;
+    Ok((settings, warnings))
 }
 
 type Compile = fn(&LinuxSeccomp) -> Result<Option<agent::Seccomp>, Error>;

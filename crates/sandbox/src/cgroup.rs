@@ -13,6 +13,8 @@ use std::{
 
 use nix::libc;
 
+pub(crate) mod limits;
+
 /// Pauses before a busy cgroup is tried again, in milliseconds; 2 s in all.
 const PAUSES: [u64; 9] = [1, 5, 10, 20, 50, 100, 300, 500, 1000];
 
@@ -65,6 +67,15 @@ impl Cgroup {
     /// The directories, deepest missing ones not yet made.
     pub fn directories(&self) -> &[PathBuf] {
         &self.directories
+    }
+
+    /// Sets limits on it.
+    ///
+    /// # Errors
+    /// What the kernel refuses, with the file's name.
+    pub(crate) fn limit(&self, settings: &[(&'static str, String)]) -> io::Result<()> {
+        let mut directories = self.directories.iter();
+        directories.try_for_each(|directory| limits::apply(directory, settings))
     }
 
     /// Moves a process, with all its threads, into the cgroup.

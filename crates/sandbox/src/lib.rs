@@ -22,6 +22,7 @@ pub mod identifier;
 mod key;
 pub mod ledger;
 pub mod machine;
+mod oom;
 mod owner;
 pub mod policy;
 pub mod share;

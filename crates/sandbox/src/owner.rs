@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     agent::Agent,
-    cgroup::{self, Cgroup},
+    cgroup::{self, Cgroup, limits},
     container::{Container, ExitStatus, HeldExec, LOST, Phase, Process, Reply},
     error::Error,
     handle::{CgroupFiles, Command, Create, GuestProcess, Handle, ProcessState},
@@ -20,6 +20,7 @@ use crate::{
     key::Key,
     ledger::{Ledger, Resource},
     machine::{Options, Ready},
+    oom,
     policy::{self, Operation},
     share::Entry,
     spec,
@@ -42,6 +43,9 @@ pub(crate) enum Event {
     /// The processes of a container stand still (or go on), or could not be
     /// made to.
     Frozen(Key, bool, Result<(), Error>, Reply<()>),
+    /// The kernel of the guest has killed a process of the container for want
+    /// of memory.
+    OutOfMemory(Key),
     /// A process has ended and its output is with the client.
     Ended(Key, ExitStatus),
     /// The terminal of a process has another size.
@@ -184,6 +188,7 @@ impl Owner {
             Event::Made(key, result) => self.made(key, *result),
             Event::Started(key, result, reply) => self.started(&key, result, reply),
             Event::Frozen(key, frozen, result, reply) => self.frozen(&key, frozen, result, reply),
+            Event::OutOfMemory(key) => self.out_of_memory(&key),
             Event::Ended(key, exit) => self.ended(&key, exit),
             Event::TerminalSize(key, size) => {
                 let (ignored, _) = tokio::sync::oneshot::channel();
@@ -370,6 +375,11 @@ impl Owner {
                 })?;
                 cgroup::make(&directory).map_err(on_host("cgroup", &directory.display()))?;
             }
+            if let Some(resources) = &container.host.resources {
+                let memory_mib = self.options.config.machine.memory_mib;
+                let limits = limits::standing(resources, memory_mib);
+                group.limit(&limits).map_err(on_host("cgroup", path))?;
+            }
             for pid in [container.init.pid, ready.vm.pid(), ready.devices.pid()] {
                 group.add(pid).map_err(on_host("cgroup", path))?;
             }
@@ -542,6 +552,12 @@ impl Owner {
             return answer(reply, Err(policy::Refusal::AlreadyRunning.into()));
         }
         process.phase = Phase::Starting;
+        if let Err(error) = self.limit_processor_time(&key) {
+            if let Some(process) = self.process(&key) {
+                process.phase = Phase::Created;
+            }
+            return answer(reply, Err(error));
+        }
         tasks::spawn_start(
             key,
             agent,
@@ -636,6 +652,15 @@ impl Owner {
         } in std::mem::take(&mut container.held)
         {
             self.exec(key, process, reply);
+        }
+    }
+
+    fn out_of_memory(&self, key: &Key) {
+        tracing::warn!(container = %key, "the guest ran out of memory for it");
+        if let Some(container) = self.containers.get(&key.container)
+            && let Err(error) = oom::tell_client(&container.bundle, &container.host.annotations)
+        {
+            tracing::warn!(container = %key, %error, "its client is not told");
         }
     }
 
@@ -769,14 +794,24 @@ impl Owner {
 
     fn update(&mut self, container: Id, resources: &[u8], reply: Reply<()>) {
         let key = Key::init(container);
-        let permitted = self.permitted(&key, Operation::Update);
-        let decided = permitted.and_then(|(_, agent)| Ok((agent, spec::update(resources)?)));
-        match decided {
-            Ok((agent, (settings, warnings))) => {
-                for warning in warnings {
+        let memory_mib = self.options.config.machine.memory_mib;
+        let decide = |owner: &mut Self| {
+            let (container, agent) = owner.permitted(&key, Operation::Update)?;
+            let update = spec::update(resources)?;
+            if let Some(path) = &container.host.cgroups_path {
+                let group = Cgroup::locate(path.as_ref())?;
+                let mut limits = limits::standing(&update.resources, memory_mib);
+                limits.extend(limits::bandwidth(&update.resources));
+                group.limit(&limits).map_err(on_host("cgroup", path))?;
+            }
+            Ok((agent, update))
+        };
+        match decide(self) {
+            Ok((agent, update)) => {
+                for warning in update.warnings {
                     tracing::warn!(container = %key, "{warning}");
                 }
-                tasks::spawn_update(&key, agent, settings, reply);
+                tasks::spawn_update(&key, agent, update.settings, reply);
             }
             Err(error) => answer(reply, Err(error)),
         }
@@ -880,6 +915,21 @@ impl Owner {
         let agent = self.agent()?;
         let container = self.containers.get_mut(&key.container);
         Ok((container.ok_or(Error::NotFound)?, agent))
+    }
+
+    /// Holds the VM to the container's CPU limit from now on.
+    fn limit_processor_time(&self, key: &Key) -> Result<(), Error> {
+        let container = self.containers.get(&key.container);
+        let host = container.map(|container| &container.host);
+        if key.exec.is_none()
+            && let Some(host) = host
+            && let (Some(path), Some(resources)) = (&host.cgroups_path, &host.resources)
+        {
+            let group = Cgroup::locate(path.as_ref())?;
+            let limits = limits::bandwidth(resources);
+            group.limit(&limits).map_err(on_host("cgroup", path))?;
+        }
+        Ok(())
     }
 
     /// Puts a process of the host into the cgroup of a container.

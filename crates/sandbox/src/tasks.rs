@@ -269,7 +269,7 @@ pub(crate) fn spawn_wait(
             }
         };
         if response.oom_killed {
-            tracing::warn!(process = %key, "the guest ran out of memory for it");
+            report(&events, Event::OutOfMemory(key.clone()));
         }
         outputs.drained().await;
         let exit = ExitStatus::now(response.exit_status);

@@ -13,6 +13,7 @@ mod insight;
 mod kill_matrix;
 mod life_cycle;
 mod many;
+mod resources;
 mod run;
 mod sight;
 mod streams;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         ("engine", engine::scenarios()),
         ("exec", exec::scenarios()),
         ("control", control::scenarios()),
+        ("resources", resources::scenarios()),
         ("kill_matrix", kill_matrix::scenarios()),
         ("insight", insight::scenarios()),
         ("many", many::scenarios()),

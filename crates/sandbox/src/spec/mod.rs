@@ -99,13 +99,27 @@ pub fn host_spec(
     Ok(split.host)
 }
 
-/// New settings of a container's cgroup in the guest, from OCI resources as
-/// JSON. With them come warnings, as in [`HostSpec::warnings`].
-pub fn update(resources: &[u8]) -> Result<(BTreeMap<String, String>, Vec<String>), Error> {
+/// New limits of a container.
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// As the client wants them.
+    pub resources: LinuxResources,
+    /// Settings of the container's cgroup in the guest.
+    pub settings: BTreeMap<String, String>,
+    /// As in [`HostSpec::warnings`].
+    pub warnings: Vec<String>,
+}
+
+/// Reads new limits, OCI resources as JSON, or says why they cannot be had.
+pub fn update(resources: &[u8]) -> Result<Update, Error> {
     let resources: LinuxResources = serde_json::from_slice(resources)?;
     let mut warnings = Vec::new();
     let settings = cgroup_settings(&resources, &mut warnings)?;
-    Ok((settings, warnings))
+    Ok(Update {
+        resources,
+        settings,
+        warnings,
+    })
 }
 
 type Compile = fn(&LinuxSeccomp) -> Result<Option<agent::Seccomp>, Error>;

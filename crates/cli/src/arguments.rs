@@ -367,6 +367,8 @@ pub struct Monitor {
     #[arg(long)]
     pub hostname: String,
     #[arg(long)]
+    pub cgroup: Option<String>,
+    #[arg(long)]
     pub begun_ns: u64,
 }
 
@@ -379,6 +381,9 @@ pub struct StandIn {
     pub netns: Option<PathBuf>,
     #[arg(long)]
     pub terminal: bool,
+    /// Only shown to who lists the host's processes: what it stands for
+    #[arg(last = true)]
+    pub command: Vec<std::ffi::OsString>,
 }
 
 /// Read by the crate that does the work.

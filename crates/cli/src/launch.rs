@@ -21,6 +21,7 @@ use anyhow::{Context, Result, bail, ensure};
 use casemate_config::Config;
 use casemate_linux::process::Child;
 use casemate_sandbox::{
+    cgroup::Cgroup,
     ledger::Ledger,
     size,
     spec::{self, Bundle, HostPath, HostSpec, LiveHost, NetworkNamespace},
@@ -70,7 +71,12 @@ pub fn launch(global: &Global, arguments: &Create, foreground: bool) -> Result<L
         NetworkNamespace::New => None,
         NetworkNamespace::Path(path) => Some(path.as_path().to_owned()),
     };
-    let stand_in = processes::StandIn::spawn(&place, netns.as_deref(), streams.controlling)?;
+    let stand_in = processes::StandIn::spawn(processes::StandInStart {
+        place: &place,
+        netns: netns.as_deref(),
+        terminal: streams.controlling,
+        command: &host.command,
+    })?;
     let monitor = processes::Monitor::spawn(&processes::MonitorStart {
         place: &place,
         netns: netns.unwrap_or_else(|| stand_in.netns()),
@@ -78,6 +84,7 @@ pub fn launch(global: &Global, arguments: &Create, foreground: bool) -> Result<L
             .hostname
             .clone()
             .unwrap_or_else(|| place.id.to_string()),
+        cgroup: host.cgroups_path.clone(),
         config: &config,
         debug: global.debug,
         begun_ns,
@@ -112,6 +119,8 @@ pub struct Addition<'a> {
     pub exec: &'a str,
     /// OCI process as JSON.
     pub process: Vec<u8>,
+    /// Its arguments, for who lists the host's processes.
+    pub command: &'a [String],
     /// The process has a terminal.
     pub terminal: bool,
     /// Who gets its master.
@@ -133,7 +142,12 @@ pub fn add(addition: Addition<'_>) -> Result<Launched> {
     } = addition;
     let streams = terminal::streams(addition.console_socket, terminal)?;
     let netns = PathBuf::from(format!("/proc/{}/ns/net", addition.init_pid));
-    let stand_in = processes::StandIn::spawn(place, Some(&netns), streams.controlling)?;
+    let stand_in = processes::StandIn::spawn(processes::StandInStart {
+        place,
+        netns: Some(&netns),
+        terminal: streams.controlling,
+        command: addition.command,
+    })?;
     let added = stand_in
         .await_readiness()
         .and_then(|()| announce(place, Some(exec), &stand_in, streams.client))
@@ -184,6 +198,9 @@ fn refuse(global: &Global, arguments: &Create, host: &HostSpec, foreground: bool
             "--systemd-cgroup: the systemd cgroup driver is not supported; use the client's cgroupfs driver \
              (podman: --cgroup-manager=cgroupfs, docker: native.cgroupdriver=cgroupfs)"
         );
+    }
+    if let Some(path) = &host.cgroups_path {
+        Cgroup::locate(path.as_ref())?;
     }
     let socket = arguments.console_socket.is_some();
     ensure!(

@@ -13,6 +13,8 @@ use std::{
 
 use nix::libc;
 
+use crate::ledger::{self, Ledger, Resource};
+
 pub(crate) mod limits;
 
 /// Pauses before a busy cgroup is tried again, in milliseconds; 2 s in all.
@@ -39,6 +41,23 @@ pub enum Error {
     /// The list of mounts cannot be read.
     #[error("/proc/self/mountinfo: {0}")]
     Mounts(io::Error),
+    /// The kernel refuses.
+    #[error("cgroup {path}: {source}", path = path.display())]
+    Refused {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It could not be made undoable.
+    #[error(transparent)]
+    Ledger(Box<ledger::Error>),
+}
+
+impl From<ledger::Error> for Error {
+    fn from(error: ledger::Error) -> Self {
+        Self::Ledger(Box::new(error))
+    }
 }
 
 impl Cgroup {
@@ -64,27 +83,47 @@ impl Cgroup {
         })
     }
 
-    /// The directories, deepest missing ones not yet made.
-    pub fn directories(&self) -> &[PathBuf] {
-        &self.directories
+    /// Makes the cgroup of `path` as far as it is not there yet; each directory
+    /// is in the ledger before.
+    ///
+    /// # Errors
+    /// As [`Cgroup::locate`], and what the kernel refuses.
+    pub fn make(path: &str, ledger: &mut Ledger) -> Result<Self, Error> {
+        let group = Self::locate(path.as_ref())?;
+        for directory in group.directories.iter().flat_map(|leaf| missing(leaf)) {
+            ledger.record(&Resource::Cgroup {
+                path: directory.clone(),
+            })?;
+            make(&directory).map_err(|source| Error::Refused {
+                path: directory,
+                source,
+            })?;
+        }
+        Ok(group)
     }
 
     /// Sets limits on it.
     ///
     /// # Errors
     /// What the kernel refuses, with the file's name.
-    pub(crate) fn limit(&self, settings: &[(&'static str, String)]) -> io::Result<()> {
-        let mut directories = self.directories.iter();
-        directories.try_for_each(|directory| limits::apply(directory, settings))
+    pub(crate) fn limit(&self, settings: &[(&'static str, String)]) -> Result<(), Error> {
+        for directory in &self.directories {
+            limits::apply(directory, settings).map_err(|source| Error::Refused {
+                path: directory.clone(),
+                source,
+            })?;
+        }
+        Ok(())
     }
 
     /// Moves a process, with all its threads, into the cgroup.
     ///
     /// # Errors
     /// ENOENT when the cgroup was not made, ESRCH when the process has ended.
-    pub fn add(&self, pid: u32) -> io::Result<()> {
+    pub fn add(&self, pid: u32) -> Result<(), Error> {
         for directory in &self.directories {
-            fs::write(directory.join("cgroup.procs"), pid.to_string())?;
+            let path = directory.join("cgroup.procs");
+            fs::write(&path, pid.to_string()).map_err(|source| Error::Refused { path, source })?;
         }
         Ok(())
     }
@@ -92,7 +131,7 @@ impl Cgroup {
 
 /// The ancestors of `directory` and itself as far as they do not exist yet,
 /// outermost first: what has to be made, and undone.
-pub fn missing(directory: &Path) -> Vec<PathBuf> {
+fn missing(directory: &Path) -> Vec<PathBuf> {
     let mut missing: Vec<_> = directory
         .ancestors()
         .take_while(|path| !path.exists())
@@ -107,7 +146,7 @@ pub fn missing(directory: &Path) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// Those of mkdir(2).
-pub fn make(directory: &Path) -> io::Result<()> {
+fn make(directory: &Path) -> io::Result<()> {
     match fs::create_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         other => other?,

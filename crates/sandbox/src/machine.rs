@@ -35,6 +35,7 @@ use ttrpc::asynchronous::transport::Socket;
 
 use crate::{
     agent::{self, Agent},
+    cgroup::{self, Cgroup},
     device_process::{self, DeviceProcess},
     identifier::Id,
     ledger::{self, Ledger},
@@ -73,6 +74,9 @@ pub struct Options {
     pub netns: Option<PathBuf>,
     /// Host name of the guest itself.
     pub hostname: String,
+    /// Cgroup of the sandbox's processes on the host, as `linux.cgroupsPath` of
+    /// its first container names it.
+    pub cgroup: Option<String>,
     /// The resolved configuration.
     pub config: Config,
 }
@@ -111,6 +115,9 @@ pub enum Error {
     /// The VMM ended before the agent answered.
     #[error("the virtual machine ended while it started: {0}")]
     Ended(String),
+    /// The cgroup of the sandbox.
+    #[error(transparent)]
+    Cgroup(#[from] cgroup::Error),
     /// Nobody called.
     #[error(
         "the agent did not call within {0:?} (vmm.boot_timeout_s); \
@@ -192,6 +199,10 @@ impl Prepared {
         timeline: &mut Timeline,
     ) -> Result<Booted, Error> {
         let begin = now_ns();
+        let group = match &self.options.cgroup {
+            Some(path) => Some(Cgroup::make(path, &mut self.ledger)?),
+            None => None,
+        };
         let (fs_back_end, fs_front_end) = self.vhost_user_socket("fs.sock")?;
         let (vsock_back_end, vsock_front_end) = self.vhost_user_socket("vsock.sock")?;
         let devices = DeviceProcess::spawn(device_process::Start {
@@ -205,12 +216,16 @@ impl Prepared {
             log: &self.options.directory.join(device_process::LOG),
         })?;
         self.ledger.record_process("devices", devices.pid())?;
+        group
+            .iter()
+            .try_for_each(|group| group.add(devices.pid()))?;
         timeline.until_now("host", "device process", begin);
 
         let begin = now_ns();
         let spec = self.boot_spec(fs_front_end, vsock_front_end)?;
         let vm: Arc<dyn Vm> = Arc::from(hypervisor.boot(spec).await?);
         self.ledger.record_process("vmm", vm.pid())?;
+        group.iter().try_for_each(|group| group.add(vm.pid()))?;
         timeline.until_now("vmm", "start", begin);
         Ok(Booted {
             prepared: self,

@@ -12,13 +12,13 @@ use tokio::sync::mpsc;
 
 use crate::{
     agent::Agent,
-    cgroup::{self, Cgroup, limits},
+    cgroup::{Cgroup, limits},
     container::{Container, ExitStatus, HeldExec, LOST, Phase, Process, Reply},
     error::Error,
     handle::{CgroupFiles, Command, Create, GuestProcess, Handle, ProcessState},
     identifier::Id,
     key::Key,
-    ledger::{Ledger, Resource},
+    ledger::Ledger,
     machine::{Options, Ready},
     oom,
     policy::{self, Operation},
@@ -364,25 +364,12 @@ impl Owner {
             unreachable!("make is called with a machine")
         };
         if let Some(path) = &container.host.cgroups_path {
-            let group = Cgroup::locate(path.as_ref())?;
-            for directory in group
-                .directories()
-                .iter()
-                .flat_map(|leaf| cgroup::missing(leaf))
-            {
-                ready.ledger.record(&Resource::Cgroup {
-                    path: directory.clone(),
-                })?;
-                cgroup::make(&directory).map_err(on_host("cgroup", &directory.display()))?;
-            }
+            let group = Cgroup::make(path, &mut ready.ledger)?;
             if let Some(resources) = &container.host.resources {
                 let memory_mib = self.options.config.machine.memory_mib;
-                let limits = limits::standing(resources, memory_mib);
-                group.limit(&limits).map_err(on_host("cgroup", path))?;
+                group.limit(&limits::standing(resources, memory_mib))?;
             }
-            for pid in [container.init.pid, ready.vm.pid(), ready.devices.pid()] {
-                group.add(pid).map_err(on_host("cgroup", path))?;
-            }
+            group.add(container.init.pid)?;
         }
         let rootfs = casemate_protocol::paths::rootfs_slot(key.container.as_str());
         ready.share.add(Entry {
@@ -802,7 +789,7 @@ impl Owner {
                 let group = Cgroup::locate(path.as_ref())?;
                 let mut limits = limits::standing(&update.resources, memory_mib);
                 limits.extend(limits::bandwidth(&update.resources));
-                group.limit(&limits).map_err(on_host("cgroup", path))?;
+                group.limit(&limits)?;
             }
             Ok((agent, update))
         };
@@ -926,8 +913,7 @@ impl Owner {
             && let (Some(path), Some(resources)) = (&host.cgroups_path, &host.resources)
         {
             let group = Cgroup::locate(path.as_ref())?;
-            let limits = limits::bandwidth(resources);
-            group.limit(&limits).map_err(on_host("cgroup", path))?;
+            group.limit(&limits::bandwidth(resources))?;
         }
         Ok(())
     }
@@ -938,7 +924,7 @@ impl Owner {
         let path = container.and_then(|container| container.host.cgroups_path.as_ref());
         if let (Some(path), Some(pid)) = (path, pid) {
             let group = Cgroup::locate(path.as_ref())?;
-            group.add(pid).map_err(on_host("cgroup", path))?;
+            group.add(pid)?;
         }
         Ok(())
     }
@@ -995,12 +981,4 @@ impl Owner {
 /// Nobody is hurt when the one who asked has gone.
 fn answer<T>(reply: Reply<T>, result: Result<T, Error>) {
     let _ = reply.send(result);
-}
-
-fn on_host(
-    what: &'static str,
-    object: &dyn std::fmt::Display,
-) -> impl FnOnce(std::io::Error) -> Error {
-    let text = format!("{what} {object}");
-    move |error| Error::Host(format!("{text}: {error}").into())
 }

@@ -131,6 +131,7 @@ async fn live(folder: &Path, hypervisor: Rc<Fake>, agent: Arc<FakeAgent>) {
         id: id.clone(),
         directory: directory.clone(),
         netns: None,
+        cgroup: None,
         hostname: "web".into(),
         config,
     };

@@ -42,10 +42,8 @@ fn exec(global: &Global, arguments: &Exec) -> Result<u8> {
         None => from_flags(arguments, &state),
     }?;
     let json = serde_json::to_vec(&process)?;
-    let terminal = spec::parse_process(&json)
-        .context("process")?
-        .terminal()
-        .unwrap_or(false);
+    let parsed = spec::parse_process(&json).context("process")?;
+    let terminal = parsed.terminal().unwrap_or(false);
     ensure!(
         !(terminal && arguments.detach && arguments.console_socket.is_none()),
         "cannot allocate tty if casemate will detach without setting console socket"
@@ -60,6 +58,7 @@ fn exec(global: &Global, arguments: &Exec) -> Result<u8> {
         init_pid: state.pid,
         exec: &exec,
         process: json,
+        command: parsed.args().as_deref().unwrap_or_default(),
         terminal,
         console_socket: arguments.console_socket.as_deref(),
         pid_file: arguments.pid_file.as_deref(),

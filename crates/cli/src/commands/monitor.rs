@@ -51,6 +51,7 @@ async fn serve(arguments: Monitor, config: File, readiness: &mut File) -> Result
         directory: arguments.directory,
         netns: Some(arguments.netns),
         hostname: arguments.hostname,
+        cgroup: arguments.cgroup,
         config,
     };
     let (handle, owner) = casemate_sandbox::open(options, Rc::new(hypervisor), timeline)?;

@@ -36,6 +36,26 @@ pub struct StandIn {
     readiness: UnixStream,
 }
 
+/// What a stand-in is started with.
+pub struct StandInStart<'a> {
+    pub place: &'a Place,
+    /// Its network namespace; a new one without.
+    pub netns: Option<&'a Path>,
+    /// The terminal whose size it follows.
+    pub terminal: Option<OwnedFd>,
+    /// What it stands for: `docker top` and people look for that.
+    pub command: &'a [String],
+}
+
+/// How much of a command is shown: words, and characters of each.
+const SHOWN_WORDS: usize = 32;
+const SHOWN_CHARACTERS: usize = 256;
+
+fn shown(word: &str) -> String {
+    let shown = word.chars().take(SHOWN_CHARACTERS);
+    shown.filter(|character| *character != '\0').collect()
+}
+
 /// What a stand-in hears when its caller is done with it: from then on it
 /// outlives the caller.
 pub const RELEASED: u8 = b'r';
@@ -47,7 +67,13 @@ impl StandIn {
     ///
     /// # Errors
     /// EPERM without the right to make namespaces.
-    pub fn spawn(place: &Place, netns: Option<&Path>, terminal: Option<OwnedFd>) -> Result<Self> {
+    pub fn spawn(start: StandInStart<'_>) -> Result<Self> {
+        let StandInStart {
+            place,
+            netns,
+            terminal,
+            command,
+        } = start;
         let mut line = vec![
             "casemate".into(),
             "stand-in".into(),
@@ -65,6 +91,8 @@ impl StandIn {
         if terminal.is_some() {
             line.push("--terminal".into());
         }
+        line.push("--".into());
+        line.extend(command.iter().take(SHOWN_WORDS).map(|word| shown(word)));
         let (control, theirs) = UnixStream::pair().context("socket pair")?;
         let (readiness, writer) = UnixStream::pair().context("socket pair")?;
         let birth = Birth {
@@ -129,6 +157,7 @@ pub struct MonitorStart<'a> {
     pub place: &'a Place,
     pub netns: PathBuf,
     pub hostname: String,
+    pub cgroup: Option<String>,
     pub config: &'a Config,
     pub debug: bool,
     pub begun_ns: u64,
@@ -165,6 +194,9 @@ impl Monitor {
         ]);
         line.extend(["--netns".into(), start.netns.to_string_lossy().into_owned()]);
         line.extend(["--hostname".into(), start.hostname.clone()]);
+        if let Some(path) = &start.cgroup {
+            line.extend(["--cgroup".into(), path.clone()]);
+        }
         line.extend(["--begun-ns".into(), start.begun_ns.to_string()]);
         let stdio = [None, None, Some(log.as_fd())];
         let child = process::spawn(Birth::default(), || {

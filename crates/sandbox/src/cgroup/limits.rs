@@ -125,9 +125,8 @@ pub(crate) fn apply(directory: &Path, settings: &[Setting]) -> io::Result<()> {
     for (file, value) in settings {
         let path = directory.join(file);
         if path.exists() {
-            let named =
-                |error| io::Error::other(format!("set {} to {value:?}: {error}", path.display()));
-            fs::write(&path, value).map_err(named)?;
+            fs::write(&path, value)
+                .map_err(|error| io::Error::other(format!("set {file} to {value:?}: {error}")))?;
         }
     }
     Ok(())

@@ -36,6 +36,8 @@ pub struct HostSpec {
     pub annotations: BTreeMap<String, String>,
     /// Host name of the container.
     pub hostname: Option<String>,
+    /// Arguments of the container's process, for who lists the host's.
+    pub command: Vec<String>,
     /// The container's process wants a terminal.
     pub terminal: bool,
     /// What was asked for and has no effect in a virtual machine, each with its

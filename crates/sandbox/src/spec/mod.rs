@@ -167,6 +167,7 @@ fn split_with(
         hooks: host::hooks(spec)?,
         annotations: annotations(spec),
         hostname: spec.hostname().clone(),
+        command: process.args().clone().unwrap_or_default(),
         terminal: process.terminal().unwrap_or(false),
         warnings,
     };

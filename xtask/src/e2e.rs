@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use crate::{command, workspace};
+use crate::{clients, command, workspace};
 
 /// Options of `cargo xtask e2e`.
 #[derive(clap::Args)]
@@ -24,6 +24,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             "build/{artifact} is not there\nhint: cargo xtask guest && cargo xtask image"
         );
     }
+    clients::run()?;
     let mut cargo = Command::new(env!("CARGO"));
     cargo
         .current_dir(workspace::root())

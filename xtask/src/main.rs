@@ -7,6 +7,7 @@
 mod bench;
 mod cache;
 mod check;
+mod clients;
 mod command;
 mod e2e;
 mod fuzz;
@@ -34,6 +35,8 @@ enum Task {
     Guest(guest::Options),
     /// Build the container images of the tests and the quickstart, into build/images
     Image(image::Options),
+    /// Unpack the clients that the end-to-end tests start by themselves, into build/clients
+    Clients,
     /// Run the end-to-end tests against the release binary
     E2e(e2e::Options),
     /// Feed the parsers of foreign input with random input
@@ -57,6 +60,7 @@ fn run(task: Task) -> Result<()> {
         Task::Check(options) => check::run(&options),
         Task::Guest(options) => guest::run(&options),
         Task::Image(options) => image::run(&options),
+        Task::Clients => clients::run(),
         Task::E2e(options) => e2e::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench(options) => bench::run(&options),

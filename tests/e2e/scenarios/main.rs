@@ -6,6 +6,7 @@ use std::process::ExitCode;
 mod bad_input;
 mod command_line;
 mod control;
+mod docker;
 mod engine;
 mod exec;
 mod files;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         ("exec", exec::scenarios()),
         ("control", control::scenarios()),
         ("resources", resources::scenarios()),
+        ("docker", docker::scenarios()),
         ("kill_matrix", kill_matrix::scenarios()),
         ("insight", insight::scenarios()),
         ("many", many::scenarios()),

@@ -57,10 +57,21 @@ pub(crate) fn load(host: &Host, image: &str) -> Result<()> {
     })
 }
 
+/// An archive of the BusyBox image's root file system.
+pub(crate) fn rootfs_archive(host: &Host) -> Result<PathBuf> {
+    let tree = unpacked(host)?;
+    let archive = host.shared.join("busybox.tar");
+    once(host, "rootfs-archive", || {
+        let tar = host.command("tar").arg("-C").arg(&tree);
+        tar.arg("-cf").arg(&archive).arg(".").run()?.ok()?;
+        Ok(())
+    })?;
+    Ok(archive)
+}
+
 /// A copy of the BusyBox image's root file system.
 pub(crate) fn copy_rootfs(host: &Host, to: &Path) -> Result<()> {
-    let tree = host.shared.join("busybox");
-    once(host, "rootfs", || unpack(host, &archive(BUSYBOX)?, &tree))?;
+    let tree = unpacked(host)?;
     host.command("cp")
         .arg("-a")
         .arg(&tree)
@@ -68,6 +79,12 @@ pub(crate) fn copy_rootfs(host: &Host, to: &Path) -> Result<()> {
         .run()?
         .ok()?;
     Ok(())
+}
+
+fn unpacked(host: &Host) -> Result<PathBuf> {
+    let tree = host.shared.join("busybox");
+    once(host, "rootfs", || unpack(host, &archive(BUSYBOX)?, &tree))?;
+    Ok(tree)
 }
 
 /// Does `work` in the first process that comes, and makes the others wait.

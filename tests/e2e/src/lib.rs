@@ -10,7 +10,7 @@
 //! may be left ([`leak`]).
 //!
 //! What a scenario uses: [`Command`] (a program with a time limit), [`Podman`],
-//! [`Bundle`] and [`Container`] (the OCI command line called as conmon calls
+//! [`Docker`], [`Bundle`] and [`Container`] (the OCI command line called as conmon calls
 //! it), [`processes`]. `tests/README.md` shows how to write one.
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ pub mod bundle;
 pub mod cgroups;
 pub mod command;
 pub mod container;
+pub mod docker;
 pub mod expect;
 mod host;
 pub mod images;
@@ -35,6 +36,7 @@ pub mod wait;
 pub use bundle::Bundle;
 pub use command::{Command, Exit, Finished, Running};
 pub use container::Container;
+pub use docker::Docker;
 pub use host::Host;
 pub use images::{BUSYBOX, DEBIAN};
 pub use podman::Podman;

@@ -101,6 +101,8 @@ pub enum Verb {
     Check,
     /// Show where the time of a container's start went
     Timeline(Timeline),
+    /// Register the runtime with a client
+    Install(Install),
     /// Serve one sandbox
     #[command(hide = true)]
     Monitor(Monitor),
@@ -352,6 +354,35 @@ pub struct Timeline {
     /// Id of the container
     #[arg(value_name = "ID")]
     pub id: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Install {
+    /// The client
+    pub client: Client,
+    /// Directory of the client's configuration, instead of /etc
+    #[arg(long, value_name = "DIR", default_value = "/etc")]
+    pub etc: PathBuf,
+    /// As the runtime of every container that names none
+    #[arg(long)]
+    pub default: bool,
+    /// Take it back
+    #[arg(long)]
+    pub undo: bool,
+    /// Only print what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Who can be told of the runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Client {
+    /// Podman: a drop-in of containers.conf.
+    Podman,
+    /// Docker: keys of daemon.json.
+    Docker,
+    /// CRI-O: a drop-in of crio.conf.
+    Crio,
 }
 
 /// What the command line tells the monitor. The resolved configuration is on

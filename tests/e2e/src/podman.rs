@@ -50,15 +50,22 @@ impl<'h> Podman<'h> {
                 images::load(self.host, image)?;
             }
         }
+        let command = self.command_as_configured(["--runtime"]);
+        Ok(command.arg(&self.runtime.path).args(arguments))
+    }
+
+    /// A podman command with the runtime that its configuration names.
+    pub fn command_as_configured<A: AsRef<str>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Command<'h> {
         let dir = &self.host.dir;
-        Ok(self
-            .host
+        let arguments = arguments.into_iter().map(|a| a.as_ref().to_owned());
+        self.host
             .command("podman")
             .env("CONTAINERS_CONF", dir.join("containers.conf"))
             .env("CONTAINERS_STORAGE_CONF", dir.join("storage.conf"))
-            .arg("--runtime")
-            .arg(&self.runtime.path)
-            .args(arguments))
+            .args(arguments)
     }
 
     /// `podman run` without a network.

@@ -58,6 +58,9 @@ pub(crate) enum Error {
     /// codes 126 and 127 from them.
     #[error("unable to start container process: {0}")]
     Program(String),
+    /// A hook of the container has failed.
+    #[error("{0}")]
+    Hook(String),
     /// What a child process reported of itself.
     #[error("{text}")]
     Child { code: Code, text: String },
@@ -92,6 +95,7 @@ impl Error {
             | Self::Stopped(_)
             | Self::Started
             | Self::Running
+            | Self::Hook(_)
             | Self::NoTerminal => Code::FAILED_PRECONDITION,
             Self::Child { code, .. } => *code,
             Self::ChildLost(_) | Self::System { .. } => Code::INTERNAL,

@@ -23,6 +23,7 @@ const MOUNTS: usize = 4096;
 const PATHS: usize = 4096;
 const DEVICES: usize = 4096;
 const GROUPS: usize = 65536;
+const HOOKS: usize = 64;
 /// The kernel's own limit on lines of a uid_map (user_namespaces(7)).
 const MAPPINGS: usize = 340;
 const ENTROPY: usize = casemate_linux::entropy::MAX;
@@ -74,6 +75,10 @@ pub(crate) fn container(spec: &ContainerSpec) -> Result<()> {
         absolute("device", &device.path)?;
     }
     spec.sysctls.keys().try_for_each(|name| sysctl(name))?;
+    count("hooks", spec.start_hooks.len(), HOOKS)?;
+    for hook in &spec.start_hooks {
+        absolute("hook", &hook.path)?;
+    }
     mappings("uid mappings", &spec.uid_mappings)?;
     mappings("gid mappings", &spec.gid_mappings)?;
     namespaces(spec)?;

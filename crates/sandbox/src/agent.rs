@@ -138,6 +138,14 @@ impl Agent {
         answer.map_err(|error| self.error("wait_process", error))
     }
 
+    /// The same agent for a request that may take longer than others.
+    pub fn with_more_time(&self, more: Duration) -> Self {
+        Self {
+            limit: self.limit.saturating_add(more),
+            ..self.clone()
+        }
+    }
+
     fn deadline(&self) -> context::Context {
         context::with_duration(self.limit)
     }

@@ -1,6 +1,6 @@
 //! The containers of a sandbox as its owner knows them.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
@@ -123,6 +123,8 @@ pub(crate) struct Container {
     pub(crate) execs: BTreeMap<Id, Process>,
     /// All its processes are frozen.
     pub(crate) paused: bool,
+    /// How long the hooks in the guest may take at its start.
+    pub(crate) hook_time: Duration,
     /// Execs that came while it was paused: they are made when it goes on.
     pub(crate) held: Vec<HeldExec>,
 }

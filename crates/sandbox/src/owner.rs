@@ -5,7 +5,7 @@
 //! comes back as an event, so the owner is never busy and a dying VM is noticed
 //! at once. Steps of those tasks are in [`crate::tasks`].
 
-use std::{collections::BTreeMap, rc::Rc, sync::Arc};
+use std::{collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
 
 use casemate_hypervisor::Hypervisor;
 use tokio::sync::mpsc;
@@ -25,7 +25,7 @@ use crate::{
     share::Entry,
     spec,
     stand_in::{Attachment, TerminalSize},
-    state::Lock,
+    state::{Lock, Status},
     tasks::{self, Made, ReadBundle},
     timeline::{Timeline, now_ns},
 };
@@ -326,8 +326,13 @@ impl Owner {
             execs: BTreeMap::new(),
             paused: false,
             held: Vec::new(),
+            hook_time: tasks::hook_time(&guest),
             host,
         };
+        if !guest.start_hooks.is_empty() {
+            let state = container.state(&key.container, None);
+            guest.hook_state = state.with_status(Status::Created).to_oci_json();
+        }
         self.creating.insert(key.clone(), reply);
         let taken = self.take_host_resources(&key, &container);
         self.timeline.until_now("host", "cgroup and mounts", begin);
@@ -545,9 +550,14 @@ impl Owner {
             }
             return answer(reply, Err(error));
         }
+        let hook_time = match (&key.exec, self.containers.get(&key.container)) {
+            (None, Some(container)) => container.hook_time,
+            _ => Duration::ZERO,
+        };
         tasks::spawn_start(
             key,
             agent,
+            hook_time,
             self.timeline.same_clock(),
             reply,
             self.events.clone(),

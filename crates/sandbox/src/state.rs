@@ -139,6 +139,11 @@ impl State {
         })
     }
 
+    /// The same at another moment of its life.
+    pub fn with_status(self, status: Status) -> Self {
+        Self { status, ..self }
+    }
+
     /// As clients and hooks get it (OCI runtime spec, "State").
     pub fn to_oci_json(&self) -> Vec<u8> {
         let state = serde_json::json!({

@@ -229,16 +229,27 @@ pub(crate) fn spawn_exec(
     });
 }
 
-/// Lets a process run.
+/// How long the hooks in the guest may take, in all.
+pub(crate) fn hook_time(guest: &GuestSpec) -> Duration {
+    let seconds = guest
+        .start_hooks
+        .iter()
+        .map(|hook| u64::from(hook.timeout_s));
+    Duration::from_secs(seconds.sum())
+}
+
+/// Lets a process run; its hooks have `hook_time` beside the agent's own limit.
 pub(crate) fn spawn_start(
     key: Key,
     agent: Agent,
+    hook_time: Duration,
     mut timeline: Timeline,
     reply: Reply<u32>,
     events: UnboundedSender<Event>,
 ) {
     spawn_local(async move {
         let begin = now_ns();
+        let agent = agent.with_more_time(hook_time);
         let result = agent.start_process(&key.process()).await;
         let result = result.map_err(Error::from).map(|response| {
             timeline.add_guest("container", &response.spans);

@@ -1,14 +1,24 @@
 //! What a client reads from the runtime itself: version, features, errors.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use casemate_e2e::expect::{contains, one_clear_line};
+use casemate_e2e::wait::until_true;
 use casemate_e2e::{Bundle, Container, Host, Podman, Scenario, scenarios};
 use serde_json::{Value, json};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    let mut all = scenarios![version, features, spec, log_of_errors, usage, hooks];
+    let mut all = scenarios![
+        version,
+        features,
+        spec,
+        log_of_errors,
+        usage,
+        hooks,
+        start_container_hooks
+    ];
     all.push(Scenario::new("install", install).only_vm("runc comes installed"));
     all
 }
@@ -156,6 +166,32 @@ fn hooks(host: &Host) -> Result<()> {
         contains(line, "grey zero")?;
     }
     Ok(())
+}
+
+/// They run in the container, before its program; one that fails stops it.
+fn start_container_hooks(host: &Host) -> Result<()> {
+    let hook = |script: &str| json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin"]}]);
+    let bundle = Bundle::new(host, &["cat", "/tmp/told"])?.edit(|spec| {
+        spec["hooks"]["startContainer"] = hook("cat >/tmp/told; hostname >>/tmp/told")
+    })?;
+    let container = Container::run(host, &bundle)?;
+    let id = container.id.clone();
+    let told = container.end(0)?;
+    contains(&told, &format!("\"{id}\""))?;
+    contains(&told, "\"created\"")?;
+
+    let bundle = Bundle::new(host, &["true"])?
+        .edit(|spec| spec["hooks"]["startContainer"] = hook("echo why >&2; exit 3"))?;
+    let container = Container::create(host, &bundle)?;
+    let start = host.oci(&["start", &container.id]).run()?;
+    // runc does not wait for its hooks.
+    if host.runtime.is_vm() {
+        contains(&one_clear_line(&start.exits(1)?)?, "why")?;
+    }
+    until_true("the container to stop", Duration::from_secs(10), || {
+        Ok(container.status()? == "stopped")
+    })?;
+    container.delete()
 }
 
 fn hook_names(text: &str) -> Vec<&str> {

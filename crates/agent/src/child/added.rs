@@ -6,7 +6,7 @@ use casemate_protocol::agent::Process;
 use nix::sys::stat::{Mode, umask};
 
 use super::{
-    Prepared, credentials,
+    Hooks, Prepared, credentials,
     init::{become_root, new_session},
     namespaces::{self, Kinds},
     program::Program,
@@ -41,6 +41,7 @@ pub(crate) fn set_up<'a>(
         ProcessEnds::Terminal => Some(terminal::make(&Root::own()?, process, false)?),
     };
     Ok(Prepared {
+        hooks: Hooks::default(),
         program: Program::find(credentials::assume(process)?)?,
         spans: Vec::new(),
         terminal,

@@ -10,7 +10,7 @@ use nix::{
 };
 
 use super::{
-    Prepared, credentials, devices, masks,
+    Hooks, Prepared, credentials, devices, masks,
     mounts::{self, Sources},
     namespaces::Plan,
     program::Program,
@@ -80,6 +80,10 @@ pub(crate) fn set_up<'a>(
     timeline.mark("credentials");
     Ok(Prepared {
         program,
+        hooks: Hooks {
+            list: &spec.start_hooks,
+            state: &spec.hook_state,
+        },
         spans: timeline.into_spans(),
         terminal,
     })

@@ -11,7 +11,7 @@ use casemate_linux::{
     inheritance::close_all_except,
     process::{Birth, spawn},
 };
-use casemate_protocol::agent::Span;
+use casemate_protocol::agent::{Hook, Span};
 use nix::sys::prctl::set_dumpable;
 
 use crate::{
@@ -23,6 +23,7 @@ pub(crate) mod added;
 mod copy_up;
 mod credentials;
 mod devices;
+mod hooks;
 pub(crate) mod init;
 mod masks;
 mod mounts;
@@ -42,9 +43,18 @@ const FAILED: i32 = 1;
 /// A process that only has to execute its program.
 pub(crate) struct Prepared<'a> {
     program: Program<'a>,
+    /// What runs before it.
+    hooks: Hooks<'a>,
     spans: Vec<Span>,
     /// Master of its terminal, which the agent takes a copy of.
     terminal: Option<OwnedFd>,
+}
+
+/// Hooks with their standard input.
+#[derive(Default)]
+pub(crate) struct Hooks<'a> {
+    list: &'a [Hook],
+    state: &'a [u8],
 }
 
 /// Body of a child: sets up, reports, waits for the start, executes. `keep`
@@ -76,6 +86,7 @@ fn become_program<'a>(
     if !link.told() {
         return Ok(FAILED);
     }
+    hooks::run(prepared.hooks.list, prepared.hooks.state)?;
     match prepared.program.execute()? {}
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use casemate_protocol::agent;
 use oci_spec::runtime::{Hook, Hooks, LinuxResources, Spec};
 use serde::{Deserialize, Serialize};
 
@@ -29,8 +30,9 @@ pub struct HostSpec {
     /// host's processors and disks among them. The limits inside the guest are
     /// in the guest's part already.
     pub resources: Option<LinuxResources>,
-    /// The hooks that run on the host; each path is absolute. The other two
-    /// lists, createContainer and startContainer, are empty.
+    /// The hooks that run on the host; each path is absolute. createContainer
+    /// and startContainer are empty: the first is refused, the second is in the
+    /// guest's part.
     pub hooks: Hooks,
     /// As the client wrote them.
     pub annotations: BTreeMap<String, String>,
@@ -83,14 +85,17 @@ pub struct JoinedNamespace {
     pub container_id: String,
 }
 
-/// The hooks, each of which must be absolute (runtime spec, "POSIX-platform
-/// Hooks"). Those that run in the container's namespaces have no place: their
-/// programs are on the host or would need a guest that runs hooks.
+/// How long a hook in the guest may take that sets no limit itself, in seconds.
+const HOOK_TIMEOUT_S: u32 = 30;
+
+/// The hooks that run on the host, each of which must be absolute (runtime
+/// spec, "POSIX-platform Hooks").
 pub(super) fn hooks(spec: &Spec) -> Result<Hooks, Error> {
-    let hooks = spec.hooks().clone().unwrap_or_default();
+    let mut hooks = spec.hooks().clone().unwrap_or_default();
     let lists = [
         ("hooks.prestart", hooks.prestart()),
         ("hooks.createRuntime", hooks.create_runtime()),
+        ("hooks.startContainer", hooks.start_container()),
         ("hooks.poststart", hooks.poststart()),
         ("hooks.poststop", hooks.poststop()),
     ];
@@ -99,17 +104,32 @@ pub(super) fn hooks(spec: &Spec) -> Result<Hooks, Error> {
             check_hook(field, hook)?;
         }
     }
-    let in_container = [
-        ("hooks.createContainer", hooks.create_container()),
-        ("hooks.startContainer", hooks.start_container()),
-    ];
-    for (field, list) in in_container {
-        if list.as_ref().is_some_and(|list| !list.is_empty()) {
-            let reason = "the container's namespaces are in a virtual machine, where no hook runs";
-            return Err(Error::unsupported(field, reason));
-        }
+    let create_container = hooks.create_container().as_ref();
+    if create_container.is_some_and(|list| !list.is_empty()) {
+        let reason = "its programs are on the host, its namespaces in a virtual machine; \
+                      use createRuntime (host) or startContainer (guest)";
+        return Err(Error::unsupported("hooks.createContainer", reason));
     }
+    hooks.set_start_container(None);
     Ok(hooks)
+}
+
+/// The hooks that run in the container, whose programs are found there.
+pub(super) fn guest_hooks(spec: &Spec) -> Vec<agent::Hook> {
+    let hooks = spec.hooks().as_ref();
+    let list = hooks.and_then(|hooks| hooks.start_container().as_ref());
+    let seconds = |hook: &Hook| match hook.timeout() {
+        Some(seconds) => u32::try_from(seconds).unwrap_or(u32::MAX),
+        None => HOOK_TIMEOUT_S,
+    };
+    let guest = list.into_iter().flatten().map(|hook| agent::Hook {
+        path: hook.path().to_string_lossy().into_owned(),
+        args: hook.args().clone().unwrap_or_default(),
+        env: hook.env().clone().unwrap_or_default(),
+        timeout_s: seconds(hook),
+        ..Default::default()
+    });
+    guest.collect()
 }
 
 fn check_hook(field: &str, hook: &Hook) -> Result<(), Error> {

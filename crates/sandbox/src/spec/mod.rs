@@ -154,6 +154,7 @@ fn split_with(
         readonly_rootfs: readonly_rootfs(spec),
         hostname: spec.hostname().clone().unwrap_or_default(),
         domainname: spec.domainname().clone().unwrap_or_default(),
+        start_hooks: host::guest_hooks(spec),
         ..guest_linux(linux, &namespaces, mounts.guest, bundle, &mut warnings)?
     };
     let host = HostSpec {

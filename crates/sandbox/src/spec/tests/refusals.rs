@@ -449,13 +449,13 @@ fn the_rest() {
             "/hooks",
             json!({"createContainer": [{"path": "/bin/true"}]}),
             "hooks.createContainer: \
-             the container's namespaces are in a virtual machine, where no hook runs",
+             its programs are on the host, its namespaces in a virtual machine; \
+             use createRuntime (host) or startContainer (guest)",
         ),
         (
             "/hooks",
-            json!({"startContainer": [{"path": "/bin/true"}]}),
-            "hooks.startContainer: \
-             the container's namespaces are in a virtual machine, where no hook runs",
+            json!({"startContainer": [{"path": "true"}]}),
+            r#"hooks.startContainer: "true" is not absolute"#,
         ),
     ]);
 }

@@ -1,0 +1,243 @@
+//! Processes start, end and are removed.
+
+use std::time::Duration;
+
+use super::{Machine, Owner, answer};
+use crate::{
+    cgroup::{Cgroup, limits},
+    container::{Container, ExitStatus, HeldExec, Phase, Reply},
+    error::Error,
+    identifier::Id,
+    key::Key,
+    oom,
+    policy::{self, Operation},
+    tasks,
+    timeline::Timeline,
+};
+
+impl Owner {
+    pub(super) fn start(&mut self, key: Key, reply: Reply<u32>) {
+        if let Err(error) = self.permit(&key, Operation::Start) {
+            return answer(reply, Err(error));
+        }
+        let agent = match self.agent() {
+            Ok(agent) => agent,
+            Err(error) => return answer(reply, Err(error)),
+        };
+        let process = self.process(&key).expect("permitted");
+        if process.phase == Phase::Starting {
+            return answer(reply, Err(policy::Refusal::AlreadyRunning.into()));
+        }
+        process.phase = Phase::Starting;
+        if let Err(error) = self.limit_processor_time(&key) {
+            if let Some(process) = self.process(&key) {
+                process.phase = Phase::Created;
+            }
+            return answer(reply, Err(error));
+        }
+        let hook_time = match (&key.exec, self.containers.get(&key.container)) {
+            (None, Some(container)) => container.hook_time,
+            _ => Duration::ZERO,
+        };
+        tasks::spawn_start(
+            key,
+            agent,
+            hook_time,
+            self.timeline.same_clock(),
+            reply,
+            self.events.clone(),
+        );
+    }
+
+    /// Holds the VM to the container's CPU limit from now on.
+    pub(super) fn limit_processor_time(&self, key: &Key) -> Result<(), Error> {
+        let container = self.containers.get(&key.container);
+        let host = container.map(|container| &container.host);
+        if key.exec.is_none()
+            && let Some(host) = host
+            && let (Some(path), Some(resources)) = (&host.cgroups_path, &host.resources)
+        {
+            let group = Cgroup::locate(path.as_ref())?;
+            group.limit(&limits::bandwidth(resources))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn started(
+        &mut self,
+        key: &Key,
+        result: Result<Timeline, Error>,
+        reply: Reply<u32>,
+    ) {
+        let timeline = match result {
+            Ok(timeline) => timeline,
+            Err(error) => {
+                if let Some(process) = self.process(key)
+                    && process.phase == Phase::Starting
+                {
+                    process.phase = Phase::Created;
+                }
+                return answer(reply, Err(error));
+            }
+        };
+        self.timeline.absorb(timeline);
+        let Some(process) = self.process(key) else {
+            return answer(reply, Err(Error::NotFound));
+        };
+        // A short program has ended before the answer came.
+        if process.phase == Phase::Starting {
+            process.phase = Phase::Running;
+        }
+        let pid = process.pid;
+        self.store(key);
+        if key.exec.is_none()
+            && let Some(container) = self.containers.get(&key.container)
+        {
+            let state = container.state(&key.container, Some(self.tier.clone()));
+            tasks::spawn_poststart(container.host.hooks.clone(), state);
+        }
+        answer(reply, Ok(pid));
+    }
+
+    pub(super) fn ended(&mut self, key: &Key, exit: ExitStatus) {
+        let Some(process) = self.process(key) else {
+            return;
+        };
+        if matches!(process.phase, Phase::Stopped(_)) {
+            return;
+        }
+        let was_creating = process.phase == Phase::Creating;
+        process.phase = Phase::Stopped(exit);
+        tracing::info!(process = %key, status = exit.code, "ended");
+        // Outside, the state is seen first and the end second.
+        self.store(key);
+        let process = self.process(key).expect("found above");
+        let had_stand_in = process.stand_in.is_some();
+        process.end(exit);
+        let removal = process.removal.take();
+        if was_creating {
+            let error = match &self.machine {
+                Machine::Down(error) => error.clone(),
+                _ => Error::Closing,
+            };
+            return self.creation_failed(key, error);
+        }
+        if let Some(reply) = removal {
+            return self.remove(key, exit, reply);
+        }
+        if key.exec.is_none() {
+            self.release_held(&key.container);
+            return self.retire();
+        }
+        // Who attached a stand-in learns the status from that, and asks for
+        // nothing more.
+        if had_stand_in {
+            self.forget(key);
+            if let Ok(agent) = self.agent() {
+                tasks::spawn_forget(key, agent);
+            }
+        }
+    }
+
+    /// Execs that waited for their container are decided: it goes on, or has
+    /// ended.
+    pub(super) fn release_held(&mut self, container: &Id) {
+        let Some(container) = self.containers.get_mut(container) else {
+            return;
+        };
+        container.paused = false;
+        for HeldExec {
+            key,
+            process,
+            reply,
+        } in std::mem::take(&mut container.held)
+        {
+            self.exec(key, process, reply);
+        }
+    }
+
+    pub(super) fn out_of_memory(&self, key: &Key) {
+        tracing::warn!(container = %key, "the guest ran out of memory for it");
+        if let Some(container) = self.containers.get(&key.container)
+            && let Err(error) = oom::tell_client(&container.bundle, &container.host.annotations)
+        {
+            tracing::warn!(container = %key, %error, "its client is not told");
+        }
+    }
+
+    pub(super) fn stand_in_gone(&mut self, key: &Key) {
+        let Some(process) = self.process(key) else {
+            return;
+        };
+        if process.stand_in.is_none() {
+            return;
+        }
+        tracing::warn!(process = %key, "stand-in was killed, killing its process");
+        if let Ok(agent) = self.agent() {
+            tasks::spawn_kill(key.clone(), agent);
+        }
+    }
+
+    pub(super) fn delete(&mut self, key: &Key, force: bool, reply: Reply<ExitStatus>) {
+        let operation = if force {
+            Operation::ForceDelete
+        } else {
+            Operation::Delete
+        };
+        if let Err(error) = self.permit(key, operation) {
+            return answer(reply, Err(error));
+        }
+        let agent = self.agent();
+        let process = self.process(key).expect("permitted");
+        match (process.phase, agent) {
+            (Phase::Stopped(exit), _) => self.remove(key, exit, reply),
+            (_, Ok(agent)) => {
+                process.removal = Some(reply);
+                tasks::spawn_kill(key.clone(), agent);
+            }
+            (_, Err(error)) => answer(reply, Err(error)),
+        }
+    }
+
+    /// Removes an ended process, and with an init its container.
+    pub(super) fn remove(&mut self, key: &Key, exit: ExitStatus, reply: Reply<ExitStatus>) {
+        let Some(container) = self.forget(key) else {
+            if let Ok(agent) = self.agent() {
+                tasks::spawn_forget(key, agent);
+            }
+            return answer(reply, Ok(exit));
+        };
+        let id = &key.container;
+        let state = container.state(id, Some(self.tier.clone()));
+        let guest = match &self.machine {
+            // With others alive the guest has to let go first.
+            Machine::Ready(ready) if !self.containers.is_empty() => Some(ready.agent.clone()),
+            _ => None,
+        };
+        if guest.is_none()
+            && let Machine::Ready(ready) = &self.machine
+            && let Err(error) = ready.share.remove_container(id.as_str())
+        {
+            tracing::warn!(%error, "after delete");
+        }
+        tasks::spawn_remove(
+            key.clone(),
+            guest,
+            container.host.hooks.clone(),
+            state,
+            exit,
+            reply,
+        );
+    }
+
+    /// Drops a process; returns the container when it went with its init.
+    pub(super) fn forget(&mut self, key: &Key) -> Option<Container> {
+        match &key.exec {
+            None => self.containers.remove(&key.container),
+            Some(exec) => {
+                self.containers.get_mut(&key.container)?.execs.remove(exec);
+                None
+            }
+        }
+    }
+}

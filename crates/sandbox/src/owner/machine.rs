@@ -1,0 +1,73 @@
+//! The machine comes up, does not, or goes away.
+
+use std::sync::Arc;
+
+use super::{Machine, Owner};
+use crate::{
+    container::{Container, ExitStatus, LOST, Phase},
+    error::Error,
+    key::Key,
+    machine::Ready,
+    tasks,
+    timeline::Timeline,
+};
+
+impl Owner {
+    pub(super) fn machine_up(&mut self, ready: Ready, timeline: Timeline) {
+        tracing::info!(vmm = ready.vm.pid(), "machine is up");
+        self.timeline.absorb(timeline);
+        tasks::spawn_watch(&ready, self.events.clone());
+        let before = std::mem::replace(&mut self.machine, Machine::Ready(Box::new(ready)));
+        if let Machine::Starting(waiting) = before {
+            for (create, bundle, attachment, reply) in waiting {
+                self.make(create, *bundle, attachment, reply);
+            }
+        }
+    }
+
+    pub(super) fn machine_failed(&mut self, error: Error) {
+        tracing::error!(%error, "machine did not come up");
+        let before = std::mem::replace(&mut self.machine, Machine::Down(error.clone()));
+        if let Machine::Starting(waiting) = before {
+            for (create, _, attachment, reply) in waiting {
+                let key = Key::init(create.id);
+                self.containers.remove(&key.container);
+                attachment.stand_in.dismiss(LOST);
+                self.creating.insert(key.clone(), reply);
+                self.creation_failed(&key, error.clone());
+            }
+        }
+    }
+
+    pub(super) fn machine_down(&mut self, reason: Arc<str>) {
+        if matches!(self.machine, Machine::Down(_)) {
+            return;
+        }
+        tracing::info!(%reason, "machine has ended");
+        // Dropping the machine ends what is left of its processes.
+        self.machine = Machine::Down(Error::Down(reason));
+        let exit = ExitStatus::now(LOST);
+        let mut lost = Vec::new();
+        for (id, container) in &self.containers {
+            let keys = container.execs.keys().cloned().map(Some).chain([None]);
+            lost.extend(keys.map(|exec| Key {
+                container: id.clone(),
+                exec,
+            }));
+        }
+        for key in lost {
+            self.ended(&key, exit);
+        }
+    }
+
+    /// With its last container ended the VM has no purpose: it powers off while
+    /// the client still reads the exit status.
+    pub(super) fn retire(&mut self) {
+        let alive = |container: &Container| !matches!(container.init.phase, Phase::Stopped(_));
+        if let Machine::Ready(ready) = &self.machine
+            && !self.containers.values().any(alive)
+        {
+            tasks::spawn_power_off(ready);
+        }
+    }
+}

@@ -5,9 +5,9 @@
 # Built with: the compiler and libraries of the host's binaries, and of the guest's kernel.
 BUILD_PACKAGES=(ca-certificates gcc make pkg-config binutils libseccomp-dev libcap-ng-dev
     bc bison flex libelf-dev patch xz-utils mmdebstrap)
-# Run with: the VMM, a client, and what sets up networks.
+# Run with: the VMM, a client, and what sets up networks and the names in them.
 # shellcheck disable=SC2034 # used by the callers
-RUN_PACKAGES=(qemu-system-x86 podman iproute2 iptables nftables)
+RUN_PACKAGES=(qemu-system-x86 podman netavark aardvark-dns iproute2 iptables nftables)
 # Tested with, beside the above: a runtime to compare with, a linter for these scripts.
 # shellcheck disable=SC2034 # used by the callers
 TEST_PACKAGES=(runc jq shellcheck)

@@ -32,6 +32,12 @@ pub(crate) enum Error {
         count: usize,
         most: usize,
     },
+    /// A card that the host has announced did not come.
+    #[error("the network card of interface {interface} did not appear within {limit:?}")]
+    NoCard {
+        interface: String,
+        limit: std::time::Duration,
+    },
     #[error("container {0:?} does not exist")]
     NoContainer(String),
     #[error("container {container:?} has no process {exec:?}")]
@@ -98,6 +104,7 @@ impl Error {
             | Self::Hook(_)
             | Self::NoTerminal => Code::FAILED_PRECONDITION,
             Self::Child { code, .. } => *code,
+            Self::NoCard { .. } => Code::DEADLINE_EXCEEDED,
             Self::ChildLost(_) | Self::System { .. } => Code::INTERNAL,
         }
     }

@@ -242,7 +242,7 @@ fn no_zero(what: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-fn count(what: &'static str, count: usize, most: usize) -> Result<()> {
+pub(crate) fn count(what: &'static str, count: usize, most: usize) -> Result<()> {
     if count > most {
         return Err(Error::Limit { what, count, most });
     }

@@ -43,6 +43,7 @@ mod container;
 mod control;
 mod error;
 mod limits;
+mod network;
 mod reaper;
 mod sandbox;
 mod server;

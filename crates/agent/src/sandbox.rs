@@ -20,6 +20,7 @@ use casemate_linux::{
 use casemate_protocol::{
     agent::{
         AddProcessRequest, CreateContainerRequest, Mount, PrepareSandboxRequest, ProcessRef, Span,
+        UpdateNetworkRequest,
     },
     paths::SHARE,
     stream::StreamHello,
@@ -37,6 +38,7 @@ use crate::{
     container::{Container, Process, birth},
     error::{Doing, Error, Result},
     limits,
+    network::Network,
     reaper::Reaper,
     streams::Pump,
     timeline::{Timeline, now, span},
@@ -54,6 +56,8 @@ const ANSWER_TIME: Duration = Duration::from_millis(1);
 pub(crate) struct Sandbox {
     reaper: Arc<Reaper>,
     state: Mutex<State>,
+    /// Held while an update waits for cards: one after the other.
+    network: tokio::sync::Mutex<Network>,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +83,7 @@ impl Sandbox {
         Self {
             reaper,
             state: Mutex::default(),
+            network: tokio::sync::Mutex::default(),
         }
     }
 
@@ -187,6 +192,14 @@ impl Sandbox {
         };
         container.settle(exec, process);
         result
+    }
+
+    /// Makes the network what the request says.
+    pub(crate) async fn update_network(
+        self: Arc<Self>,
+        request: UpdateNetworkRequest,
+    ) -> Result<Vec<Span>> {
+        self.network.lock().await.update(request).await
     }
 
     /// Kills what is left of a container and forgets it.

@@ -16,7 +16,8 @@ use casemate_protocol::{
         CreateContainerRequest, CreateContainerResponse, Empty, FreezeContainerRequest,
         HelloRequest, HelloResponse, ListProcessesResponse, PrepareSandboxRequest,
         PrepareSandboxResponse, ProcessRef, ResizeTerminalRequest, SignalProcessRequest, Span,
-        StartProcessResponse, UpdateContainerRequest, WaitProcessResponse,
+        StartProcessResponse, UpdateContainerRequest, UpdateNetworkRequest, UpdateNetworkResponse,
+        WaitProcessResponse,
     },
     agent_ttrpc, negotiate,
 };
@@ -238,6 +239,18 @@ impl agent_ttrpc::Agent for Service {
     ) -> ttrpc::Result<Empty> {
         complete(self.sandbox()?.remove(request.container_id)).await?;
         Ok(Empty::new())
+    }
+
+    async fn update_network(
+        &self,
+        _: &TtrpcContext,
+        request: UpdateNetworkRequest,
+    ) -> ttrpc::Result<UpdateNetworkResponse> {
+        let spans = complete(self.sandbox()?.update_network(request)).await?;
+        Ok(UpdateNetworkResponse {
+            spans,
+            ..Default::default()
+        })
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<Empty> {

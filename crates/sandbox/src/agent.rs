@@ -95,6 +95,8 @@ requests! {
     remove_process(ProcessRef) -> Empty;
     /// Removes a container.
     remove_container(ContainerRef) -> Empty;
+    /// Makes the guest's network.
+    update_network(UpdateNetworkRequest) -> UpdateNetworkResponse;
     /// Powers the VM off.
     shutdown(Empty) -> Empty;
 }

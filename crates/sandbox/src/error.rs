@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use crate::{agent, cgroup, hooks, identifier, ledger, machine, policy, share, spec, state, stdio};
+use crate::{
+    agent, cgroup, hooks, identifier, ledger, machine, network, policy, share, spec, state, stdio,
+};
 
 /// Why a request was not fulfilled.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -32,6 +34,9 @@ pub enum Error {
     /// The agent's answer.
     #[error(transparent)]
     Agent(#[from] agent::Error),
+    /// The network.
+    #[error("{0}")]
+    Network(Arc<network::Error>),
     /// A hook.
     #[error("{0}")]
     Hook(Arc<hooks::Error>),
@@ -80,6 +85,12 @@ impl Error {
                 _ => Kind::Internal,
             },
             Self::Down(_) | Self::Closing => Kind::Unavailable,
+            Self::Network(error) => match error.as_ref() {
+                network::Error::Refused { .. }
+                | network::Error::Slots { .. }
+                | network::Error::Taken { .. } => Kind::Precondition,
+                _ => Kind::Internal,
+            },
             Self::Machine(_) | Self::Agent(_) | Self::Hook(_) | Self::Host(_) => Kind::Internal,
         }
     }
@@ -94,6 +105,12 @@ impl From<spec::Error> for Error {
 impl From<machine::Error> for Error {
     fn from(error: machine::Error) -> Self {
         Self::Machine(Arc::new(error))
+    }
+}
+
+impl From<network::Error> for Error {
+    fn from(error: network::Error) -> Self {
+        Self::Network(Arc::new(error))
     }
 }
 

@@ -23,7 +23,7 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup;
+use crate::{cgroup, network};
 
 /// Name of the ledger in the sandbox's directory.
 const FILE: &str = "ledger";
@@ -45,6 +45,18 @@ pub enum Resource {
     Cgroup {
         /// Absolute path.
         path: PathBuf,
+    },
+    /// The redirect on a network interface of somebody else. (The tap that it
+    /// leads to goes with its last descriptor.)
+    Redirect {
+        /// Path of the network namespace.
+        namespace: PathBuf,
+        /// Which namespace that was: a path may come to mean another one.
+        device: u64,
+        /// The other half of that.
+        inode: u64,
+        /// Number of the interface.
+        interface: u32,
     },
     /// A process: killed when it still is the one that was meant.
     Process {
@@ -201,6 +213,12 @@ impl Resource {
         let result = match self {
             Self::Directory { path } => remove_directory(path),
             Self::Cgroup { path } => cgroup::remove(path),
+            Self::Redirect {
+                namespace,
+                device,
+                inode,
+                interface,
+            } => network::undo(namespace, (*device, *inode), *interface),
             Self::Process {
                 pid, start_time, ..
             } => kill(*pid, *start_time),
@@ -243,8 +261,9 @@ fn kill(pid: u32, expected: u64) -> io::Result<()> {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
         other => other?,
     };
-    // Looked at after the pidfd pinned the process.
-    if start_time(pid) != Some(expected) {
+    // Looked at after the pidfd pinned the process. A zombie counts: threads of
+    // it may live on and hold what the process held.
+    if identity(pid).is_none_or(|(_, start_time)| start_time != expected) {
         return Ok(());
     }
     match casemate_linux::process::signal_pidfd(pidfd.as_fd(), libc::SIGKILL) {
@@ -264,13 +283,17 @@ fn kill(pid: u32, expected: u64) -> io::Result<()> {
 /// Field 22 of /proc/<pid>/stat, in clock ticks since boot. None when there is
 /// no such process, or only its zombie.
 pub fn start_time(pid: u32) -> Option<u64> {
+    let (zombie, start_time) = identity(pid)?;
+    (!zombie).then_some(start_time)
+}
+
+/// Whether the process is a zombie, and its start time.
+fn identity(pid: u32) -> Option<(bool, u64)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in field 2 may hold anything but ends with the last ')'.
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
-    if fields.next()? == "Z" {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    let zombie = fields.next()? == "Z";
+    Some((zombie, fields.nth(18)?.parse().ok()?))
 }
 
 #[cfg(test)]

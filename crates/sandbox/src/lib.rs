@@ -22,6 +22,7 @@ pub mod identifier;
 mod key;
 pub mod ledger;
 pub mod machine;
+pub mod network;
 mod oom;
 mod owner;
 pub mod policy;

@@ -39,6 +39,7 @@ use crate::{
     device_process::{self, DeviceProcess},
     identifier::Id,
     ledger::{self, Ledger},
+    network::{self, Claim, Namespace},
     share::{self, Share},
     timeline::{Timeline, now_ns},
 };
@@ -70,7 +71,8 @@ pub struct Options {
     pub id: Id,
     /// Its directory, which exists and is empty.
     pub directory: PathBuf,
-    /// Network namespace that the VMM lives in.
+    /// Network namespace that has the sandbox's interfaces. The VMM lives in one
+    /// of its own, which has none: it is given the descriptors of taps.
     pub netns: Option<PathBuf>,
     /// Host name of the guest itself.
     pub hostname: String,
@@ -100,6 +102,9 @@ pub enum Error {
     /// The share.
     #[error(transparent)]
     Share(#[from] share::Error),
+    /// The network namespace.
+    #[error(transparent)]
+    Network(#[from] network::Error),
     /// The device process.
     #[error(transparent)]
     Devices(#[from] device_process::Error),
@@ -142,6 +147,7 @@ pub struct Booted {
     prepared: Prepared,
     vm: Arc<dyn Vm>,
     devices: DeviceProcess,
+    namespace: Option<(Namespace, Claim)>,
 }
 
 /// A sandbox whose agent answers.
@@ -158,6 +164,10 @@ pub struct Ready {
     pub agent: Agent,
     /// Path of the hybrid socket, for streams.
     pub hybrid: PathBuf,
+    /// The way to the task that keeps the network.
+    pub(crate) network: network::Handle,
+    /// The sandbox's right to the network namespace.
+    _claim: Option<Claim>,
 }
 
 impl Prepared {
@@ -203,6 +213,8 @@ impl Prepared {
             Some(path) => Some(Cgroup::make(path, &mut self.ledger)?),
             None => None,
         };
+        let netns = self.options.netns.as_deref();
+        let namespace = netns.map(Namespace::claim).transpose()?;
         let (fs_back_end, fs_front_end) = self.vhost_user_socket("fs.sock")?;
         let (vsock_back_end, vsock_front_end) = self.vhost_user_socket("vsock.sock")?;
         let devices = DeviceProcess::spawn(device_process::Start {
@@ -231,19 +243,12 @@ impl Prepared {
             prepared: self,
             vm,
             devices,
+            namespace,
         })
     }
 
     fn boot_spec(&self, fs: OwnedFd, vsock: OwnedFd) -> Result<BootSpec, Error> {
         let config = &self.options.config;
-        let netns = match &self.options.netns {
-            Some(path) => Some(
-                File::open(path)
-                    .map_err(at("network namespace", path))?
-                    .into(),
-            ),
-            None => None,
-        };
         let id = VMM_ID_BASE + std::process::id();
         Ok(BootSpec {
             kernel: config.guest.kernel.clone(),
@@ -261,7 +266,7 @@ impl Prepared {
                 path: self.options.directory.join(CONSOLE_LOG),
                 limit_bytes: u64::from(config.vmm.console_log_kib) << 10,
             },
-            netns,
+            netns: None,
             identity: Identity { uid: id, gid: id },
         })
     }
@@ -305,6 +310,14 @@ impl Booted {
         let prepared = agent.prepare_sandbox(&self.preparation()).await?;
         timeline.add_guest("agent", &prepared.spans);
         timeline.until_now("host", "prepare the guest", begin);
+        let (namespace, claim) = self.namespace.unzip();
+        let network = network::keep(network::Start {
+            namespace,
+            directory: &self.prepared.options.directory,
+            slots: self.prepared.options.config.machine.hotplug_slots,
+            vm: Arc::clone(&self.vm),
+            agent: agent.clone(),
+        })?;
         let Prepared {
             ledger,
             share,
@@ -318,6 +331,8 @@ impl Booted {
             devices: Rc::new(self.devices),
             agent,
             hybrid: sockets.join(HYBRID_SOCKET),
+            network,
+            _claim: claim,
         })
     }
 

@@ -25,6 +25,7 @@ use crate::{
     key::Key,
     ledger::Ledger,
     machine::{Options, Ready},
+    network,
     policy::{self, Operation},
     stand_in::{Attachment, TerminalSize},
     state::Lock,
@@ -238,6 +239,13 @@ impl Owner {
             Machine::Ready(ready) => Ok(ready.agent.clone()),
             Machine::Down(error) => Err(error.clone()),
             Machine::Starting(_) => Err(Error::NotFound),
+        }
+    }
+
+    fn network(&self) -> network::Handle {
+        match &self.machine {
+            Machine::Ready(ready) => ready.network.clone(),
+            Machine::Down(_) | Machine::Starting(_) => network::Handle::default(),
         }
     }
 

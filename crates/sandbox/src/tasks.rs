@@ -22,6 +22,7 @@ use crate::{
     hooks,
     key::Key,
     machine::{self, Options, Prepared, Ready},
+    network,
     owner::Event,
     spec::{self, GuestSpec, HostPath, HostSpec},
     stand_in::{StandIn, TerminalSize},
@@ -55,6 +56,7 @@ pub(crate) struct Creation {
     pub(crate) key: Key,
     pub(crate) agent: Agent,
     pub(crate) hybrid: PathBuf,
+    pub(crate) network: network::Handle,
     pub(crate) guest: GuestSpec,
     pub(crate) stdio: Stdio,
     pub(crate) hooks: Hooks,
@@ -150,6 +152,8 @@ async fn create(mut creation: Creation) -> Result<Made, Error> {
     if timeline_worthy(&creation.hooks) {
         timeline.until_now("host", "hooks", begin);
     }
+    // Hooks may have set it up.
+    let mut timeline = creation.network.update(timeline).await?;
     let begin = now_ns();
     let request = message::CreateContainerRequest {
         container_id: creation.key.container.to_string(),
@@ -243,19 +247,23 @@ pub(crate) fn spawn_start(
     key: Key,
     agent: Agent,
     hook_time: Duration,
-    mut timeline: Timeline,
+    network: network::Handle,
+    timeline: Timeline,
     reply: Reply<u32>,
     events: UnboundedSender<Event>,
 ) {
-    spawn_local(async move {
+    let work = async move |key: &Key| {
+        // Docker sets it up between create and start, since version 28.
+        let mut timeline = network.update(timeline).await?;
         let begin = now_ns();
         let agent = agent.with_more_time(hook_time);
-        let result = agent.start_process(&key.process()).await;
-        let result = result.map_err(Error::from).map(|response| {
-            timeline.add_guest("container", &response.spans);
-            timeline.until_now("host", "start in the guest", begin);
-            timeline
-        });
+        let response = agent.start_process(&key.process()).await?;
+        timeline.add_guest("container", &response.spans);
+        timeline.until_now("host", "start in the guest", begin);
+        Ok(timeline)
+    };
+    spawn_local(async move {
+        let result = work(&key).await;
         report(&events, Event::Started(key, result, reply));
     });
 }

@@ -107,11 +107,13 @@ fn case(part: &str, step: u32) -> ExitCode {
         .enable_all()
         .build()
         .expect("runtime");
+    let yard = Yard::new();
     let life = live(folder.path(), Rc::clone(&hypervisor), Arc::clone(&agent));
     let lived = LocalSet::new().block_on(&runtime, async { timeout(LIMIT, life).await });
     lived.expect("the sandbox ended in time");
     drop(runtime);
     assert_nothing_left(folder.path());
+    yard.assert_as_it_was();
     let reached = match part {
         "hypervisor" => hypervisor.steps() >= step,
         _ => agent.taken.load(Ordering::Relaxed) >= step,
@@ -130,7 +132,7 @@ async fn live(folder: &Path, hypervisor: Rc<Fake>, agent: Arc<FakeAgent>) {
     let options = Options {
         id: id.clone(),
         directory: directory.clone(),
-        netns: None,
+        netns: Some(Yard::path()),
         cgroup: None,
         hostname: "web".into(),
         config,
@@ -148,6 +150,48 @@ async fn live(folder: &Path, hypervisor: Rc<Fake>, agent: Arc<FakeAgent>) {
     owner.await.expect("the owner does not panic");
     calls.abort();
     assert_dismissed(stand_in).await;
+}
+
+/// A network namespace with one interface, which outlives the sandbox.
+struct Yard;
+
+impl Yard {
+    fn new() -> Self {
+        let name = Self::name();
+        ip(&["netns", "add", &name]);
+        ip(&["-n", &name, "link", "add", "eth0", "type", "bridge"]);
+        ip(&["-n", &name, "link", "set", "eth0", "up"]);
+        Self
+    }
+
+    fn name() -> String {
+        format!("faults{}", std::process::id())
+    }
+
+    fn path() -> PathBuf {
+        Path::new("/run/netns").join(Self::name())
+    }
+
+    /// Without taps and redirects.
+    fn assert_as_it_was(&self) {
+        let told = Command::new("tc")
+            .args(["-n", &Self::name(), "qdisc"])
+            .output();
+        let told = String::from_utf8(told.expect("tc runs").stdout).expect("text");
+        assert!(!told.contains("ingress"), "a redirect is left:\n{told}");
+        assert!(!told.contains("cmtap"), "a tap is left:\n{told}");
+    }
+}
+
+impl Drop for Yard {
+    fn drop(&mut self) {
+        ip(&["netns", "del", &Self::name()]);
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let status = Command::new("ip").args(arguments).status();
+    assert!(status.expect("ip runs").success(), "{arguments:?}");
 }
 
 async fn run_once(handle: &Handle, id: Id, bundle: PathBuf) -> Result<(), Error> {
@@ -286,6 +330,7 @@ macro_rules! plain {
 plain! {
     prepare_sandbox(PrepareSandboxRequest) -> PrepareSandboxResponse;
     create_container(CreateContainerRequest) -> CreateContainerResponse;
+    update_network(UpdateNetworkRequest) -> UpdateNetworkResponse;
     start_process(ProcessRef) -> StartProcessResponse;
     remove_container(ContainerRef) -> Empty;
     shutdown(Empty) -> Empty;

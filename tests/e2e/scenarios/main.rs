@@ -14,6 +14,7 @@ mod insight;
 mod kill_matrix;
 mod life_cycle;
 mod many;
+mod network;
 mod resources;
 mod run;
 mod sight;
@@ -38,5 +39,6 @@ fn main() -> ExitCode {
         ("kill_matrix", kill_matrix::scenarios()),
         ("insight", insight::scenarios()),
         ("many", many::scenarios()),
+        ("network", network::scenarios()),
     ])
 }

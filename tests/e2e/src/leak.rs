@@ -56,6 +56,8 @@ impl Before {
         // has failed.
         let storage = host.dir.join("storage/overlay");
         now.retain(|mount| Path::new(&mount.point) != storage);
+        // So do podman and ip(8) with the folder of their network namespaces.
+        now.retain(|mount| mount.point != "/run/netns");
         for old in &self.mounts {
             if let Some(place) = now.iter().position(|new| new == old) {
                 now.swap_remove(place);

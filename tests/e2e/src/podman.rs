@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -130,7 +131,7 @@ impl<'h> Podman<'h> {
                 self.image_storage()?.display(),
             ),
         )?;
-        write("containers.conf", containers_conf()?)
+        write("containers.conf", containers_conf(dir)?)
     }
 
     /// Podman wants the folder of an additional storage to exist.
@@ -143,7 +144,7 @@ impl<'h> Podman<'h> {
 
 /// Podman asks for limits that only CAP_SYS_RESOURCE may set; a machine
 /// without it (a container, some CI) needs lower ones.
-fn containers_conf() -> Result<String> {
+fn containers_conf(dir: &Path) -> Result<String> {
     let limits = if has_capability(CAP_SYS_RESOURCE)? {
         ""
     } else {
@@ -151,7 +152,8 @@ fn containers_conf() -> Result<String> {
     };
     Ok(format!(
         "[containers]\n{limits}[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
-         [network]\nnetwork_backend = \"netavark\"\n"
+         [network]\nnetwork_backend = \"netavark\"\nnetwork_config_dir = \"{}\"\n",
+        dir.join("networks").display()
     ))
 }
 

@@ -245,6 +245,11 @@ impl Guest {
         Ok(connection)
     }
 
+    /// A process in the agent's network namespace.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The agent's cgroup root, seen from outside.
     pub(crate) fn cgroup(&self) -> &Path {
         &self.cgroup

@@ -5,6 +5,7 @@
 mod guest;
 mod life;
 mod namespaces;
+mod network;
 mod process;
 mod refusal;
 mod rootfs;

@@ -43,6 +43,7 @@ impl Owner {
             key,
             agent,
             hook_time,
+            self.network(),
             self.timeline.same_clock(),
             reply,
             self.events.clone(),

@@ -115,6 +115,7 @@ impl Owner {
                 key: key.clone(),
                 agent: ready.agent.clone(),
                 hybrid: ready.hybrid.clone(),
+                network: ready.network.clone(),
                 guest,
                 stdio,
                 hooks: container.host.hooks.clone(),

@@ -20,6 +20,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         health_check,
         attach_and_logs,
         build,
+        bridge,
         what_cannot_be,
     ]
 }
@@ -325,6 +326,42 @@ fn build(host: &Host) -> Result<()> {
         kernel.contains("casemate") == host.runtime.is_vm(),
         "{built}"
     );
+    docker.stop()
+}
+
+/// The default network: a published port, the gateway, another container.
+fn bridge(host: &Host) -> Result<()> {
+    let docker = Docker::start(host)?;
+    let serve = "mkdir -p /www && echo served >/www/index.html && exec httpd -f -p 80 -h /www";
+    let run = [
+        "run",
+        "--detach",
+        "--publish=127.0.0.1:8080:80",
+        BUSYBOX,
+        "sh",
+        "-c",
+        serve,
+    ];
+    let server = docker.command(run).run()?.ok()?.text();
+    let fetch = || {
+        let wget = docker.beside("busybox")?;
+        wget.args(["wget", "-q", "-O", "-", "http://127.0.0.1:8080/"])
+            .run()
+    };
+    until_true("the published port", SOON, || {
+        Ok(fetch()?.text() == "served")
+    })?;
+    let address = docker.inspect(&server, "{{.NetworkSettings.IPAddress}}")?;
+    let script = format!(
+        "ip -4 -o address show eth0 | grep -c 172.17.0.3/16; ip route | grep -c '^default via 172.17.0.1'; \
+         wget -q -O - http://{address}/; ping -c 1 -W 5 172.17.0.1 >/dev/null && echo gateway"
+    );
+    let client = docker
+        .command(["run", "--rm", BUSYBOX, "sh", "-c", &script])
+        .run()?
+        .ok()?;
+    ensure!(client.text() == "1\n1\nserved\ngateway", "{client}");
+    docker.command(["rm", "--force", &server]).run()?.ok()?;
     docker.stop()
 }
 

@@ -87,6 +87,13 @@ impl<'h> Docker<'h> {
         Ok(found.ok()?.text())
     }
 
+    /// A command in the network of the engine, where its ports are.
+    pub fn beside(&self, program: &str) -> Result<Command<'h>> {
+        let engine = self.engine.as_ref().context("the engine has ended")?;
+        let namespace = format!("--net=/proc/{}/ns/net", engine.pid);
+        Ok(self.host.command("nsenter").arg(namespace).arg(program))
+    }
+
     /// Ends the engine; no container may be left.
     pub fn stop(mut self) -> Result<()> {
         let left = self.plain(["ps", "--all", "--quiet"]).run()?.ok()?;
@@ -129,7 +136,8 @@ impl<'h> Docker<'h> {
             .env("PATH", path)
             // Where it explains itself when it is slow to end.
             .env("TMPDIR", folder.join("tmp"))
-            .args(["--net", "--mount", "--propagation", "private", "dockerd"])
+            .args(["--net", "--mount", "--propagation", "private"])
+            .args(["sh", "-c", "ip link set lo up && exec dockerd \"$@\"", "sh"])
             .arg("--config-file")
             .arg(folder.join("daemon.json"))
             .arg("--data-root")
@@ -141,7 +149,6 @@ impl<'h> Docker<'h> {
             .arg("--host")
             .arg(format!("unix://{}", self.socket().display()))
             .arg(format!("--cgroup-parent=/{}", self.host.cgroup))
-            .args(["--bridge=none", "--iptables=false"])
             .limit(Duration::from_secs(600))
     }
 

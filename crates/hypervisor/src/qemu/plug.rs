@@ -31,6 +31,10 @@ use crate::{BlockDevice, Device, DeviceId, Error, NetworkDevice};
 /// Linux waits some seconds where a button could be pressed a second time.
 const UNPLUG_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long before the guest is asked again to let a device go: a request that
+/// arrives while it handles another one can be lost (seen under load).
+const ASK_AGAIN: Duration = Duration::from_secs(3);
+
 /// The machine's hotplug slots.
 pub(super) struct Slots(Mutex<State>);
 
@@ -228,12 +232,32 @@ async fn remove_device(qmp: &Qmp, id: &DeviceId) -> Result<()> {
         Err(PlugFailure::Command(_, Failure::Missing(_))) => return Ok(()),
         other => other?,
     }
-    timeout(UNPLUG_LIMIT, departure(&mut events, &name))
+    timeout(UNPLUG_LIMIT, urged_departure(qmp, &mut events, &name))
         .await
         .unwrap_or(Err(PlugFailure::Other(Error::Deadline {
             command: DeviceDel::NAME,
             after: UNPLUG_LIMIT,
         })))
+}
+
+/// Waits until a device has left, and asks again for what takes long.
+async fn urged_departure(
+    qmp: &Qmp,
+    events: &mut broadcast::Receiver<Event>,
+    name: &str,
+) -> Result<()> {
+    loop {
+        if let Ok(departed) = timeout(ASK_AGAIN, departure(events, name)).await {
+            return departed;
+        }
+        tracing::debug!(device = name, "asked again to leave");
+        match execute(qmp, &DeviceDel { id: name }).await {
+            Err(PlugFailure::Command(_, Failure::Missing(_))) => return Ok(()),
+            // Newer versions of QEMU refuse while the last request may work yet.
+            Ok(()) | Err(PlugFailure::Command(_, Failure::Refused(_))) => {}
+            Err(failure) => return Err(failure),
+        }
+    }
 }
 
 async fn departure(events: &mut broadcast::Receiver<Event>, name: &str) -> Result<()> {

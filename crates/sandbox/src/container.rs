@@ -74,6 +74,8 @@ pub(crate) struct Process {
     /// monitor's.
     pub(crate) pid: u32,
     pub(crate) stand_in: Option<StandIn>,
+    /// It has, or had, a stand-in: who made it learns the status from that.
+    pub(crate) attached: bool,
     pub(crate) input: Option<Input>,
     pub(crate) terminal: bool,
     pub(crate) waiters: Vec<Reply<ExitStatus>>,
@@ -86,6 +88,7 @@ impl Process {
         Self {
             phase: Phase::Creating,
             pid: stand_in.as_ref().map_or(std::process::id(), StandIn::pid),
+            attached: stand_in.is_some(),
             stand_in,
             input: None,
             terminal,

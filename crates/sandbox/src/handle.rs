@@ -221,7 +221,8 @@ impl Handle {
     /// given stays.
     ///
     /// # Errors
-    /// When it does not run, or a limit cannot be had; nothing is changed then.
+    /// When it does not run, or a limit cannot be had: nothing is changed in
+    /// the guest then. What the host has taken before the guest refuses stays.
     pub async fn update(&self, container: Id, resources: Vec<u8>) -> Result<(), Error> {
         self.ask(|reply| Command::Update(container, resources, reply))
             .await

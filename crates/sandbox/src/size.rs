@@ -13,8 +13,7 @@ use casemate_config::Machine;
 use nix::sys::sysinfo::sysinfo;
 use oci_spec::runtime::{LinuxCpu, LinuxResources};
 
-/// The kernel's period where none is given, in microseconds.
-const PERIOD: u64 = 100_000;
+use crate::spec::CPU_PERIOD_US;
 
 /// What the host has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +50,10 @@ pub fn machine(default: &Machine, resources: Option<&LinuxResources>, host: Host
 
 fn vcpus(default: u32, cpu: Option<&LinuxCpu>, processors: u32) -> u32 {
     let Some(cpu) = cpu else { return default };
-    let period = cpu.period().filter(|period| *period > 0).unwrap_or(PERIOD);
+    let period = cpu
+        .period()
+        .filter(|period| *period > 0)
+        .unwrap_or(CPU_PERIOD_US);
     let wanted = match cpu.quota() {
         Some(quota) if quota > 0 => (quota as u64).div_ceil(period).min(u64::from(u32::MAX)) as u32,
         _ => return default,

@@ -78,6 +78,7 @@ impl Owner {
                 {
                     process.phase = Phase::Created;
                 }
+                self.forget_ended(key);
                 return answer(reply, Err(error));
             }
         };
@@ -91,6 +92,7 @@ impl Owner {
         }
         let pid = process.pid;
         self.store(key);
+        self.forget_ended(key);
         if key.exec.is_none()
             && let Some(container) = self.containers.get(&key.container)
         {
@@ -108,12 +110,12 @@ impl Owner {
             return;
         }
         let was_creating = process.phase == Phase::Creating;
+        let was_starting = process.phase == Phase::Starting;
         process.phase = Phase::Stopped(exit);
         tracing::info!(process = %key, status = exit.code, "ended");
         // Outside, the state is seen first and the end second.
         self.store(key);
         let process = self.process(key).expect("found above");
-        let had_stand_in = process.stand_in.is_some();
         process.end(exit);
         let removal = process.removal.take();
         if was_creating {
@@ -130,9 +132,20 @@ impl Owner {
             self.release_held(&key.container);
             return self.retire();
         }
-        // Who attached a stand-in learns the status from that, and asks for
-        // nothing more.
-        if had_stand_in {
+        // A short program may end before the answer to its start is here, which
+        // still has to find it.
+        if !was_starting {
+            self.forget_ended(key);
+        }
+    }
+
+    /// Drops an exec that has ended and that nobody will ask for: who attached
+    /// a stand-in learns the status from that.
+    fn forget_ended(&mut self, key: &Key) {
+        let ended = self
+            .process(key)
+            .is_some_and(|process| process.attached && matches!(process.phase, Phase::Stopped(_)));
+        if key.exec.is_some() && ended {
             self.forget(key);
             if let Ok(agent) = self.agent() {
                 tasks::spawn_forget(key, agent);

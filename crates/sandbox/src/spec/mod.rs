@@ -45,6 +45,7 @@ pub use host::{HostSpec, JoinedNamespace, NetworkNamespace, Share};
 pub use options::known_mount_options;
 pub use path::{GuestPath, HostPath};
 pub use process::exec_process;
+pub(crate) use resources::{CPU_PERIOD_US, cpu_max, cpu_weight};
 
 use namespaces::{IdMappings, Namespaces};
 use options::Options;

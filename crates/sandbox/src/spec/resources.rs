@@ -17,6 +17,9 @@ const CPU: &str = "linux.resources.cpu";
 const HUGE_PAGES: &str = "linux.resources.hugepageLimits";
 const UNIFIED: &str = "linux.resources.unified";
 
+/// The kernel's period of a CPU quota where none is given, in microseconds.
+pub(crate) const CPU_PERIOD_US: u64 = 100_000;
+
 /// Interface file of the cgroup to its value.
 pub(super) type Settings = BTreeMap<String, String>;
 
@@ -161,7 +164,7 @@ fn set_cpu(cpu: &LinuxCpu, settings: &mut Settings) -> Result<(), Error> {
 
 /// `cpu.weight` (1 to 10000) from the shares of cgroup v1 (2 to 262144) by the
 /// linear formula of runc and crun; 0 is "not given".
-fn cpu_weight(shares: u64) -> Option<u64> {
+pub(crate) fn cpu_weight(shares: u64) -> Option<u64> {
     match shares {
         0 => None,
         _ => Some(1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142),
@@ -170,11 +173,11 @@ fn cpu_weight(shares: u64) -> Option<u64> {
 
 /// `cpu.max` from quota and period in microseconds; 0 is "not given", a
 /// negative quota is no limit, and the kernel's period is 100 ms.
-fn cpu_max(quota: i64, period: u64) -> Option<String> {
+pub(crate) fn cpu_max(quota: i64, period: u64) -> Option<String> {
     if quota == 0 && period == 0 {
         return None;
     }
-    let period = if period == 0 { 100_000 } else { period };
+    let period = if period == 0 { CPU_PERIOD_US } else { period };
     Some(match quota {
         1.. => format!("{quota} {period}"),
         _ => format!("max {period}"),

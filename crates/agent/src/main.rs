@@ -43,6 +43,7 @@ mod container;
 mod control;
 mod error;
 mod limits;
+mod names;
 mod network;
 mod reaper;
 mod sandbox;
@@ -107,7 +108,7 @@ async fn serve(transport: &Transport, mut timeline: Timeline) -> Result<()> {
     boot::make_directories()?;
     timeline.mark("file systems");
     let reaper = Reaper::start().doing(|| "catch SIGCHLD".into())?;
-    let sandbox = Arc::new(Sandbox::new(reaper));
+    let sandbox = Arc::new(Sandbox::new(reaper, transport.clone()));
     tokio::spawn(accept_streams(listener, Arc::clone(&sandbox)));
     let connection = dialled
         .answered()

@@ -42,6 +42,7 @@ use crate::{
     reaper::Reaper,
     streams::Pump,
     timeline::{Timeline, now, span},
+    transport::Transport,
 };
 
 /// How long the end of all processes, and the writing back of all file
@@ -79,11 +80,11 @@ enum Slot {
 }
 
 impl Sandbox {
-    pub(crate) fn new(reaper: Arc<Reaper>) -> Self {
+    pub(crate) fn new(reaper: Arc<Reaper>, transport: Transport) -> Self {
         Self {
             reaper,
             state: Mutex::default(),
-            network: tokio::sync::Mutex::default(),
+            network: tokio::sync::Mutex::new(Network::new(transport)),
         }
     }
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use casemate_linux::{reactor::register, vsock};
-use casemate_protocol::{GUEST_STREAM_PORT, HOST_CONTROL_PORT};
+use casemate_protocol::{GUEST_STREAM_PORT, HOST_CONTROL_PORT, HOST_NAMES_PORT};
 use nix::{
     errno::Errno,
     sys::socket::{
@@ -36,25 +36,35 @@ const BACKLOG: i32 = 128;
 pub(crate) enum Transport {
     /// The VM's virtio-vsock device.
     Vsock,
-    /// `control` (to connect to) and `streams` (to listen at) in a directory.
+    /// `control` and `names` (to connect to) and `streams` (to listen at) in a
+    /// directory.
     Unix(PathBuf),
 }
 
 impl Transport {
     /// Begins to connect to the host; see [`Dialled::answered`].
     pub(crate) fn dial(&self) -> io::Result<Dialled> {
+        self.connect(HOST_CONTROL_PORT, "control")
+    }
+
+    /// Begins to connect to the host's relay for name servers.
+    pub(crate) fn dial_names(&self) -> io::Result<Dialled> {
+        self.connect(HOST_NAMES_PORT, "names")
+    }
+
+    fn connect(&self, port: u32, name: &str) -> io::Result<Dialled> {
         let socket = match self {
             Self::Vsock => {
                 let socket = vsock_socket()?;
                 vsock::set_connect_timeout(socket.as_fd(), CONNECT_TIMEOUT)?;
-                let host = VsockAddr::new(libc::VMADDR_CID_HOST, HOST_CONTROL_PORT);
+                let host = VsockAddr::new(libc::VMADDR_CID_HOST, port);
                 match connect(socket.as_raw_fd(), &host) {
                     Ok(()) | Err(Errno::EINPROGRESS) => socket,
                     Err(errno) => return Err(errno.into()),
                 }
             }
             Self::Unix(directory) => {
-                let stream = UnixStream::connect(directory.join("control"))?;
+                let stream = UnixStream::connect(directory.join(name))?;
                 stream.set_nonblocking(true)?;
                 stream.into()
             }

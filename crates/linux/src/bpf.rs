@@ -1,4 +1,6 @@
-//! Device programs of cgroup v2: bpf(2) with BPF_PROG_TYPE_CGROUP_DEVICE.
+//! Programs of cgroup v2: bpf(2) with BPF_PROG_TYPE_CGROUP_DEVICE, which decides
+//! about devices, and BPF_PROG_TYPE_CGROUP_SOCK_ADDR, which changes the
+//! addresses that sockets speak to.
 
 use std::{
     io,
@@ -9,7 +11,9 @@ use crate::check;
 
 const PROG_LOAD: i32 = 5;
 const PROG_ATTACH: i32 = 8;
+const LINK_CREATE: i32 = 28;
 const PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+const PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
 const ATTACH_TYPE_CGROUP_DEVICE: u32 = 6;
 /// Programs of ancestors and of later updates stay in force beside this one.
 const F_ALLOW_MULTI: u32 = 1 << 1;
@@ -25,6 +29,43 @@ struct Load {
     log_level: u32,
     log_size: u32,
     log_buffer: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+}
+
+/// Members of `union bpf_attr` as BPF_LINK_CREATE reads them.
+#[repr(C)]
+struct Link {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Where an address program is asked (`enum bpf_attach_type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum AddressHook {
+    /// connect(2) of an IPv4 socket.
+    Connect4 = 10,
+    /// sendto(2) and the like of an IPv4 UDP socket that is not connected.
+    SendMessage4 = 14,
+    /// recvfrom(2) and the like of an IPv4 UDP socket: the sender's address.
+    ReceiveMessage4 = 19,
+    /// getpeername(2) of an IPv4 socket.
+    PeerName4 = 29,
+}
+
+/// `struct bpf_insn` as one number: opcode, destination and source register,
+/// offset, immediate value.
+pub const fn instruction(code: u8, to: u8, from: u8, offset: i16, immediate: u32) -> u64 {
+    code as u64
+        | ((to | from << 4) as u64) << 8
+        | (offset as u16 as u64) << 16
+        | (immediate as u64) << 32
 }
 
 /// Members of `union bpf_attr` as BPF_PROG_ATTACH reads them.
@@ -41,14 +82,57 @@ struct Attach {
 /// # Errors
 /// EINVAL or EACCES when the kernel finds fault with it, EPERM.
 pub fn load_device_program(instructions: &[u64]) -> io::Result<OwnedFd> {
+    load(
+        PROG_TYPE_CGROUP_DEVICE,
+        ATTACH_TYPE_CGROUP_DEVICE,
+        instructions,
+    )
+}
+
+/// Has the kernel check an address program and asks it for a cgroup and all
+/// below it, until the returned link is closed.
+///
+/// # Errors
+/// As for a device program; EBADF when `cgroup` is not a directory of cgroup v2.
+pub fn link_address_program(
+    hook: AddressHook,
+    instructions: &[u64],
+    cgroup: BorrowedFd<'_>,
+) -> io::Result<OwnedFd> {
+    let program = load(PROG_TYPE_CGROUP_SOCK_ADDR, hook as u32, instructions)?;
+    let attributes = Link {
+        prog_fd: program.as_raw_fd() as u32,
+        target_fd: cgroup.as_raw_fd() as u32,
+        attach_type: hook as u32,
+        flags: 0,
+    };
+    // SAFETY: attributes is valid for its size.
+    let fd = check(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            LINK_CREATE,
+            &raw const attributes,
+            size_of::<Link>(),
+        )
+    })?;
+    // SAFETY: the kernel returned a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+fn load(prog_type: u32, attach_type: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
     let attributes = Load {
-        prog_type: PROG_TYPE_CGROUP_DEVICE,
+        prog_type,
         insn_count: instructions.len() as u32,
         insns: instructions.as_ptr() as u64,
         license: c"Apache-2.0".as_ptr() as u64,
         log_level: 0,
         log_size: 0,
         log_buffer: 0,
+        kern_version: 0,
+        prog_flags: 0,
+        prog_name: [0; 16],
+        prog_ifindex: 0,
+        expected_attach_type: attach_type,
     };
     // SAFETY: attributes is valid for its size; the instructions and the
     // licence that it points to outlive the call.

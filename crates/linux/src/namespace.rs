@@ -1,9 +1,15 @@
 //! Work in another network namespace, by a thread of its own that ends with it:
 //! the calling thread never leaves its place.
 
-use std::{io, os::fd::BorrowedFd, thread};
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+    thread,
+};
 
 use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::check;
 
 /// Does something in the network namespace that the descriptor names.
 ///
@@ -29,6 +35,27 @@ pub fn within_new_network<T: Send>(work: impl FnOnce() -> T + Send) -> io::Resul
         unshare(CloneFlags::CLONE_NEWNET)?;
         Ok(work())
     })
+}
+
+/// The number by which address programs know the network namespace of a socket
+/// (SO_NETNS_COOKIE; it is never given twice).
+///
+/// # Errors
+/// ENOPROTOOPT before Linux 5.14.
+pub fn network_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut size = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: cookie is valid for writes of its size, which size tells.
+    check(i64::from(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut size,
+        )
+    }))?;
+    Ok(cookie)
 }
 
 fn on_a_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {

@@ -11,6 +11,9 @@
 //!   [`stream`] preface that says which stream is meant; afterwards there are
 //!   only bytes, with vsock's own flow control. The end of a stream is a
 //!   half-close.
+//! * **Names**: what a container asks a name server on the host's loopback
+//!   interface ([`names`]) is a vsock connection that the agent opens to
+//!   [`HOST_NAMES_PORT`].
 //!
 //! Neither side trusts the other's messages: sizes are limited here, contents
 //! are checked where they are used.
@@ -35,6 +38,7 @@ mod generated {
     }
 }
 
+pub mod names;
 pub mod paths;
 pub mod stream;
 
@@ -46,6 +50,10 @@ pub const VERSIONS: std::ops::RangeInclusive<u32> = 1..=1;
 
 /// vsock port on the host (CID 2) where the monitor awaits the agent.
 pub const HOST_CONTROL_PORT: u32 = 1024;
+
+/// vsock port on the host where the monitor awaits questions for name servers;
+/// see [`names`].
+pub const HOST_NAMES_PORT: u32 = 1026;
 
 /// vsock port in the guest where the agent awaits stream connections.
 pub const GUEST_STREAM_PORT: u32 = 1025;

@@ -58,6 +58,17 @@ pub enum Resource {
         /// Number of the interface.
         interface: u32,
     },
+    /// The range of local ports of a network namespace of somebody else.
+    LocalPorts {
+        /// Path of the network namespace.
+        namespace: PathBuf,
+        /// As in a redirect.
+        device: u64,
+        /// The other half of that.
+        inode: u64,
+        /// The range that it had: two numbers.
+        before: String,
+    },
     /// A process: killed when it still is the one that was meant.
     Process {
         /// What it is to the sandbox ("vmm", "devices", "stand-in").
@@ -219,6 +230,12 @@ impl Resource {
                 inode,
                 interface,
             } => network::undo(namespace, (*device, *inode), *interface),
+            Self::LocalPorts {
+                namespace,
+                device,
+                inode,
+                before,
+            } => network::undo_ports(namespace, (*device, *inode), before),
             Self::Process {
                 pid, start_time, ..
             } => kill(*pid, *start_time),

@@ -28,7 +28,7 @@ use casemate_hypervisor::{
     BootSpec, ConsoleLog, FileShare, Hypervisor, Identity, Parameter, Vm, Vsock,
 };
 use casemate_linux::socket;
-use casemate_protocol::{HOST_CONTROL_PORT, SHARE_TAG, agent as message, paths};
+use casemate_protocol::{HOST_CONTROL_PORT, HOST_NAMES_PORT, SHARE_TAG, agent as message, paths};
 use nix::time::{ClockId, clock_gettime};
 use tokio::{net::UnixListener, time::timeout};
 use ttrpc::asynchronous::transport::Socket;
@@ -182,7 +182,7 @@ impl Prepared {
         let sockets = directory.join(VSOCK_DIRECTORY);
         fs::create_dir(&sockets).map_err(at("make directory", &sockets))?;
         let hybrid = listen(&sockets.join(HYBRID_SOCKET))?;
-        let path = sockets.join(format!("{HYBRID_SOCKET}_{HOST_CONTROL_PORT}"));
+        let path = host_port(&sockets, HOST_CONTROL_PORT);
         let control = listen(&path)?;
         let failed = at("listen on", &path);
         control
@@ -314,6 +314,7 @@ impl Booted {
         let network = network::keep(network::Start {
             namespace,
             directory: &self.prepared.options.directory,
+            names_socket: host_port(&self.prepared.sockets, HOST_NAMES_PORT),
             slots: self.prepared.options.config.machine.hotplug_slots,
             vm: Arc::clone(&self.vm),
             agent: agent.clone(),
@@ -380,6 +381,11 @@ fn entropy() -> Vec<u8> {
         // The guest has a virtio-rng device as well.
         Err(_) => Vec::new(),
     }
+}
+
+/// Where the host is reached at a vsock port of its own.
+fn host_port(sockets: &Path, port: u32) -> PathBuf {
+    sockets.join(format!("{HYBRID_SOCKET}_{port}"))
 }
 
 fn listen(path: &Path) -> Result<StdListener, Error> {

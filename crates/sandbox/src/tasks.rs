@@ -57,6 +57,7 @@ pub(crate) struct Creation {
     pub(crate) agent: Agent,
     pub(crate) hybrid: PathBuf,
     pub(crate) network: network::Handle,
+    pub(crate) resolver: Option<PathBuf>,
     pub(crate) guest: GuestSpec,
     pub(crate) stdio: Stdio,
     pub(crate) hooks: Hooks,
@@ -153,7 +154,8 @@ async fn create(mut creation: Creation) -> Result<Made, Error> {
         timeline.until_now("host", "hooks", begin);
     }
     // Hooks may have set it up.
-    let mut timeline = creation.network.update(timeline).await?;
+    let resolver = creation.resolver.clone();
+    let mut timeline = creation.network.update(resolver, timeline).await?;
     let begin = now_ns();
     let request = message::CreateContainerRequest {
         container_id: creation.key.container.to_string(),
@@ -254,7 +256,7 @@ pub(crate) fn spawn_start(
 ) {
     let work = async move |key: &Key| {
         // Docker sets it up between create and start, since version 28.
-        let mut timeline = network.update(timeline).await?;
+        let mut timeline = network.update(None, timeline).await?;
         let begin = now_ns();
         let agent = agent.with_more_time(hook_time);
         let response = agent.start_process(&key.process()).await?;

@@ -7,6 +7,7 @@
 //! decided yet in a register: an allowing rule takes its accesses out, a denying
 //! one that names any of the rest ends it. What no rule speaks of is denied.
 
+use casemate_linux::bpf::instruction;
 use casemate_protocol::agent::DeviceRule;
 
 use crate::error::{Error, Result};
@@ -42,14 +43,6 @@ const JUMP_IF_NOT_EQUAL: u8 = 0x55;
 /// Compares 32 bits, so that a large number is not taken for a negative one.
 const JUMP_IF_NOT_EQUAL_32: u8 = 0x56;
 const EXIT: u8 = 0x95;
-
-/// `struct bpf_insn`.
-fn instruction(code: u8, to: u8, from: u8, offset: i16, immediate: u32) -> u64 {
-    u64::from(code)
-        | u64::from(to | from << 4) << 8
-        | u64::from(offset as u16) << 16
-        | u64::from(immediate) << 32
-}
 
 /// Refuses what [`compile`] could not express.
 pub(super) fn validate(rules: &[DeviceRule]) -> Result<()> {

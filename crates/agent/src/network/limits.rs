@@ -1,6 +1,6 @@
 //! What the agent accepts as a network.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, net::Ipv4Addr};
 
 use casemate_linux::netlink::RULE_HEADER;
 use casemate_protocol::agent::{
@@ -18,6 +18,7 @@ const ROUTES: usize = 4096;
 const NEIGHBOURS: usize = 4096;
 const RULES: usize = 512;
 const HOPS: usize = 64;
+const NAME_SERVERS: usize = 8;
 /// Bytes of what the kernel reads for itself.
 const OPAQUE: usize = 512;
 /// Parameters of an interface that may be set. The first two are 1 at birth.
@@ -25,8 +26,8 @@ const IPV6: [&str; 3] = ["accept_ra", "autoconf", "disable_ipv6"];
 /// IFNAMSIZ, less the zero byte.
 const NAME: usize = 15;
 
-/// Checks UpdateNetwork.
-pub(super) fn check(request: &UpdateNetworkRequest) -> Result<()> {
+/// Checks UpdateNetwork; gives its name servers.
+pub(super) fn check(request: &UpdateNetworkRequest) -> Result<Vec<Ipv4Addr>> {
     count("interfaces", request.interfaces.len(), INTERFACES)?;
     let mut names = HashSet::new();
     let mut macs = HashSet::new();
@@ -55,7 +56,15 @@ pub(super) fn check(request: &UpdateNetworkRequest) -> Result<()> {
             return Err(Error::invalid("rule", "is too short"));
         }
     }
-    Ok(())
+    count("name servers", request.name_servers.len(), NAME_SERVERS)?;
+    let servers = request.name_servers.iter();
+    servers.map(|one| name_server(one)).collect()
+}
+
+fn name_server(bytes: &[u8]) -> Result<Ipv4Addr> {
+    let address = <[u8; 4]>::try_from(bytes).map(Ipv4Addr::from);
+    let address = address.ok().filter(Ipv4Addr::is_loopback);
+    address.ok_or_else(|| Error::invalid("name server", "must be a loopback address of IPv4"))
 }
 
 fn interface(interface: &NetworkInterface) -> Result<()> {

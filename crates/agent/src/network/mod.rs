@@ -17,23 +17,34 @@ use casemate_protocol::agent::{NetworkInterface, NetworkRoute, Span, UpdateNetwo
 
 use crate::{
     error::{Doing, Result},
+    names::Names,
     timeline::{Timeline, now},
+    transport::Transport,
 };
 
 use cards::Card;
 
 /// What the last call has made.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Network {
     applied: UpdateNetworkRequest,
     /// Numbers of the interfaces, by name.
     numbers: HashMap<String, u32>,
+    names: Names,
 }
 
 impl Network {
+    pub(crate) fn new(transport: Transport) -> Self {
+        Self {
+            applied: UpdateNetworkRequest::default(),
+            numbers: HashMap::new(),
+            names: Names::new(transport),
+        }
+    }
+
     /// Makes the network what the request says.
     pub(crate) async fn update(&mut self, request: UpdateNetworkRequest) -> Result<Vec<Span>> {
-        limits::check(&request)?;
+        let servers = limits::check(&request)?;
         let mut timeline = Timeline::since(now());
         let mut netlink = Netlink::open().doing(|| "open a netlink socket".into())?;
         let known = self.known();
@@ -53,6 +64,9 @@ impl Network {
         }
         self.fill(&mut netlink, &before.routes)?;
         timeline.mark("network");
+        if self.names.update(&servers).await? {
+            timeline.mark("name servers");
+        }
         Ok(timeline.into_spans())
     }
 

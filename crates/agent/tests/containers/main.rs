@@ -4,6 +4,7 @@
 
 mod guest;
 mod life;
+mod names;
 mod namespaces;
 mod network;
 mod process;

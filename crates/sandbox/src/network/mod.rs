@@ -11,16 +11,22 @@
 //! whenever the kernel reports a change. It always applies the newest inventory
 //! and does nothing when that is the same as the last one.
 //!
+//! Name servers that run in the namespace itself are reached through [`names`],
+//! and have a few ports of the interfaces to themselves ([`own_ports`]).
+//!
 //! Nothing here enters the namespace but a thread that lives for one call.
 
 mod error;
 mod inventory;
+mod names;
 mod namespace;
+mod own_ports;
 mod redirect;
 
 use std::{
     fs::File,
     io,
+    net::Ipv4Addr,
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::MetadataExt,
@@ -49,29 +55,43 @@ use crate::{
 
 pub use error::Error;
 use inventory::{Interface, Inventory};
+use names::Relay;
 pub(crate) use namespace::{Claim, Namespace};
+pub(crate) use own_ports::undo as undo_ports;
 pub(crate) use redirect::undo;
 
 /// The way to the task. Clones speak to the same one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Handle(Option<mpsc::UnboundedSender<Request>>);
 
-struct Request(Timeline, oneshot::Sender<Result<Timeline, Error>>);
+struct Request {
+    /// resolv.conf of a container, if the client has made one.
+    resolver: Option<PathBuf>,
+    timeline: Timeline,
+    reply: oneshot::Sender<Result<Timeline, Error>>,
+}
 
 impl Handle {
-    /// Returns when the guest has the network that the namespace has now; the
-    /// timeline says what that took.
+    /// Returns when the guest has the network that the namespace has now, and
+    /// the name servers that `resolver` names; the timeline says what that took.
     ///
     /// # Errors
     /// When something in the namespace cannot be taken in.
-    pub(crate) async fn update(&self, timeline: Timeline) -> Result<Timeline, Error> {
+    pub(crate) async fn update(
+        &self,
+        resolver: Option<PathBuf>,
+        timeline: Timeline,
+    ) -> Result<Timeline, Error> {
         let Some(requests) = &self.0 else {
             return Ok(timeline);
         };
         let (reply, answer) = oneshot::channel();
-        requests
-            .send(Request(timeline, reply))
-            .map_err(|_| Error::Ended)?;
+        let request = Request {
+            resolver,
+            timeline,
+            reply,
+        };
+        requests.send(request).map_err(|_| Error::Ended)?;
         answer.await.map_err(|_| Error::Ended)?
     }
 }
@@ -82,6 +102,8 @@ pub(crate) struct Start<'a> {
     pub(crate) namespace: Option<Namespace>,
     /// The sandbox's directory, for its ledger.
     pub(crate) directory: &'a Path,
+    /// Where the relay for name servers listens.
+    pub(crate) names_socket: PathBuf,
     /// How many cards the machine can have.
     pub(crate) slots: u32,
     pub(crate) vm: Arc<dyn Vm>,
@@ -111,6 +133,9 @@ pub(crate) fn keep(start: Start<'_>) -> Result<Handle, Error> {
         slots: start.slots,
         vm: start.vm,
         agent: start.agent,
+        names_socket: start.names_socket,
+        resolvers: Vec::new(),
+        relay: None,
         cards: Vec::new(),
         applied: UpdateNetworkRequest::default(),
         refused: Vec::new(),
@@ -126,6 +151,8 @@ pub(crate) fn keep(start: Start<'_>) -> Result<Handle, Error> {
 struct Card {
     interface: Interface,
     id: DeviceId,
+    /// The host's side has ports of its own.
+    own_ports: bool,
 }
 
 struct Network {
@@ -137,6 +164,10 @@ struct Network {
     slots: u32,
     vm: Arc<dyn Vm>,
     agent: Agent,
+    names_socket: PathBuf,
+    /// Every resolv.conf that the client has made.
+    resolvers: Vec<PathBuf>,
+    relay: Option<Relay>,
     cards: Vec<Card>,
     /// What the guest has.
     applied: UpdateNetworkRequest,
@@ -163,7 +194,9 @@ impl Network {
                 biased;
                 _ = vm.exited() => return,
                 request = requests.recv() => {
-                    let Some(Request(mut timeline, reply)) = request else { return };
+                    let Some(request) = request else { return };
+                    let Request { resolver, mut timeline, reply } = request;
+                    self.resolvers.extend(resolver.filter(|new| !self.resolvers.contains(new)));
                     self.begun = true;
                     let updated = self.update(Demand::Everything, &mut timeline).await;
                     // Nobody is hurt when the one who asked has gone.
@@ -184,11 +217,15 @@ impl Network {
 
     async fn update(&mut self, demand: Demand, timeline: &mut Timeline) -> Result<(), Error> {
         self.changed |= Changes::drain(self.changes.get_ref());
-        if !self.changed {
+        let servers = names::loopback_servers(&self.resolvers);
+        let name_servers = servers.iter().map(|one| one.octets().to_vec()).collect();
+        if !self.changed && self.applied.name_servers == name_servers {
             return Ok(());
         }
         let begin = now_ns();
-        let inventory = inventory::read(&mut self.netlink).map_err(failed("read interfaces"))?;
+        let mut inventory =
+            inventory::read(&mut self.netlink).map_err(failed("read interfaces"))?;
+        inventory.network.name_servers = name_servers;
         self.judge(demand, &inventory)?;
         let here = |card: &Card| {
             inventory
@@ -227,6 +264,7 @@ impl Network {
             self.plug(interface).await?;
             timeline.until_now("host", &name, begin);
         }
+        self.allow(servers)?;
         let begin = now_ns();
         let response = self.agent.update_network(&inventory.network).await?;
         timeline.add_guest("agent", &response.spans);
@@ -239,6 +277,27 @@ impl Network {
         self.changed = !self.refused.is_empty();
         if !crowded {
             self.unplug(&gone).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets these name servers be asked from the guest, and ask others.
+    fn allow(&mut self, servers: Vec<Ipv4Addr>) -> Result<(), Error> {
+        if servers.is_empty() {
+            self.relay = None;
+            return Ok(());
+        }
+        if self.relay.is_none() {
+            let relay = Relay::start(&self.names_socket, &self.namespace);
+            self.relay = Some(relay.map_err(failed("relay for name servers"))?);
+            own_ports::reserve(&self.path, &self.namespace, &mut self.ledger)?;
+        }
+        for card in self.cards.iter_mut().filter(|card| !card.own_ports) {
+            own_ports::let_in(&mut self.netlink, &card.interface)?;
+            card.own_ports = true;
+        }
+        if let Some(relay) = &self.relay {
+            relay.allow(servers);
         }
         Ok(())
     }
@@ -282,7 +341,11 @@ impl Network {
         });
         match self.vm.plug(card).await {
             Ok(id) => {
-                self.cards.push(Card { interface, id });
+                self.cards.push(Card {
+                    interface,
+                    id,
+                    own_ports: false,
+                });
                 Ok(())
             }
             Err(error) => {

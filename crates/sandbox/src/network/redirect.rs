@@ -25,8 +25,8 @@ use super::{
 /// Names of our taps begin like this; the number of their interface follows.
 pub(super) const TAP: &str = "cmtap";
 
-/// Preference of our filters, by which they are known again.
-const PREFERENCE: u16 = 0xca5e;
+/// Preference of the filter that redirects, by which it is known again.
+pub(super) const PREFERENCE: u16 = 0xca5e;
 
 /// Makes a tap and connects it to the interface.
 pub(super) fn connect(
@@ -111,7 +111,7 @@ pub(crate) fn undo(path: &Path, (device, inode): (u64, u64), interface: u32) -> 
     })?
 }
 
-fn tap_of(interface: u32) -> String {
+pub(super) fn tap_of(interface: u32) -> String {
     format!("{TAP}{interface}")
 }
 
@@ -130,35 +130,87 @@ fn ingress(kind: u16, interface: u32) -> Request {
         .attribute(TCA_KIND, b"ingress\0")
 }
 
-/// A filter that matches everything and sends it out elsewhere. The classifier
-/// is u32 with one key that compares nothing: every kernel has it.
+/// A filter that matches everything and sends it out elsewhere.
 fn forward(from: u32, to: u32) -> Request {
-    let info = u32::from(PREFERENCE) << 16 | u32::from(ETH_P_ALL.to_be());
-    // struct tc_u32_sel with one key of zeros.
-    let mut selector = [0; 32];
-    selector[0] = TC_U32_TERMINAL;
-    selector[2] = 1;
+    Filter {
+        preference: PREFERENCE,
+        protocol: ETH_P_ALL,
+        keys: &[ANYTHING],
+        send: Some((TCA_EGRESS_REDIR, TC_ACT_STOLEN, to)),
+    }
+    .on(from)
+}
+
+/// A key that compares nothing.
+const ANYTHING: Key = Key {
+    offset: 0,
+    mask: 0,
+    value: 0,
+};
+
+/// What 32 bits of a packet must be, from the beginning of its network header.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key {
+    pub(super) offset: u32,
+    pub(super) mask: u32,
+    pub(super) value: u32,
+}
+
+/// A filter on what comes in. The classifier is u32: every kernel has it.
+pub(super) struct Filter<'a> {
+    /// Lower ones are asked first. Each protocol needs one of its own.
+    pub(super) preference: u16,
+    pub(super) protocol: u16,
+    /// All must fit.
+    pub(super) keys: &'a [Key],
+    /// How (TCA_EGRESS_*) and to which interface it is sent, and what becomes of
+    /// it here (TC_ACT_*). Without this it is only let in.
+    pub(super) send: Option<(u32, u32, u32)>,
+}
+
+impl Filter<'_> {
+    /// The request that puts it on an interface.
+    pub(super) fn on(&self, interface: u32) -> Request {
+        let info = u32::from(self.preference) << 16 | u32::from(self.protocol.to_be());
+        Request::new(RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_EXCL)
+            .header(&traffic_header(interface, 0, TC_H_INGRESS_HANDLE, info))
+            .attribute(TCA_KIND, b"u32\0")
+            .nested(TCA_OPTIONS, |options| {
+                let options = options.attribute(TCA_U32_SEL, &self.selector());
+                match self.send {
+                    Some(send) => options.nested(TCA_U32_ACT, |list| mirred(list, send)),
+                    None => options,
+                }
+            })
+    }
+
+    /// struct tc_u32_sel.
+    fn selector(&self) -> Vec<u8> {
+        let mut selector = vec![0; 16];
+        selector[0] = TC_U32_TERMINAL;
+        selector[2] = self.keys.len() as u8;
+        for key in self.keys {
+            selector.extend(key.mask.to_be_bytes());
+            selector.extend(key.value.to_be_bytes());
+            selector.extend(key.offset.to_ne_bytes());
+            selector.extend(0_u32.to_ne_bytes());
+        }
+        selector
+    }
+}
+
+fn mirred(list: Request, (how, verdict, to): (u32, u32, u32)) -> Request {
     // struct tc_mirred: index, capabilities, action, two counts; then what to do
     // and where.
-    let mirred = [0, 0, TC_ACT_STOLEN, 0, 0, TCA_EGRESS_REDIR, to];
+    let mirred = [0, 0, verdict, 0, 0, how, to];
     let mirred: Vec<u8> = mirred.into_iter().flat_map(u32::to_ne_bytes).collect();
-    Request::new(RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_EXCL)
-        .header(&traffic_header(from, 0, TC_H_INGRESS_HANDLE, info))
-        .attribute(TCA_KIND, b"u32\0")
-        .nested(TCA_OPTIONS, |options| {
-            let actions = |list: Request| {
-                list.nested(1, |action| {
-                    action
-                        .attribute(TCA_ACT_KIND, b"mirred\0")
-                        .nested(TCA_ACT_OPTIONS, |own| {
-                            own.attribute(TCA_MIRRED_PARMS, &mirred)
-                        })
-                })
-            };
-            options
-                .attribute(TCA_U32_SEL, &selector)
-                .nested(TCA_U32_ACT, actions)
-        })
+    list.nested(1, |action| {
+        action
+            .attribute(TCA_ACT_KIND, b"mirred\0")
+            .nested(TCA_ACT_OPTIONS, |own| {
+                own.attribute(TCA_MIRRED_PARMS, &mirred)
+            })
+    })
 }
 
 /// Whether the interface's ingress has a filter of ours.

@@ -116,6 +116,7 @@ impl Owner {
                 agent: ready.agent.clone(),
                 hybrid: ready.hybrid.clone(),
                 network: ready.network.clone(),
+                resolver: resolver_of(&container),
                 guest,
                 stdio,
                 hooks: container.host.hooks.clone(),
@@ -312,4 +313,9 @@ impl Owner {
         }
         Ok(())
     }
+}
+
+fn resolver_of(container: &Container) -> Option<std::path::PathBuf> {
+    let resolver = container.host.resolver.as_ref()?;
+    Some(resolver.as_path().to_owned())
 }

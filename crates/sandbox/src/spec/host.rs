@@ -19,6 +19,8 @@ pub struct HostSpec {
     pub readonly_rootfs: bool,
     /// Host folders and files to be shared with the guest beside the rootfs.
     pub shares: Vec<Share>,
+    /// The file that the client has bound to /etc/resolv.conf.
+    pub resolver: Option<HostPath>,
     /// The sandbox's network namespace.
     pub network: NetworkNamespace,
     /// Namespaces of other containers that this one joins.

@@ -162,6 +162,7 @@ fn split_with(
         rootfs,
         readonly_rootfs: guest.readonly_rootfs,
         shares: mounts.shares,
+        resolver: mounts.resolver,
         network: namespaces.network,
         joined: namespaces.joined,
         cgroups_path: cgroups_path(linux),

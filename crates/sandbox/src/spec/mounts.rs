@@ -37,9 +37,14 @@ const GUEST_TYPES: &[(&str, &str)] = &[
     ("tracefs", "tracefs"),
 ];
 
+/// Where name servers are configured: resolv.conf(5).
+const RESOLVER: &str = "/etc/resolv.conf";
+
 /// The mounts of a container, split.
 pub(super) struct Mounts {
     pub(super) shares: Vec<Share>,
+    /// What is bound to [`RESOLVER`].
+    pub(super) resolver: Option<HostPath>,
     pub(super) guest: Vec<agent::Mount>,
 }
 
@@ -54,6 +59,7 @@ pub(super) fn split(
         facts,
         warnings,
         shares: Vec::new(),
+        resolver: None,
     };
     let mut guest = Vec::new();
     for mount in mounts {
@@ -61,6 +67,7 @@ pub(super) fn split(
     }
     Ok(Mounts {
         shares: splitter.shares,
+        resolver: splitter.resolver,
         guest,
     })
 }
@@ -156,6 +163,7 @@ struct Splitter<'a> {
     facts: &'a dyn HostFacts,
     warnings: &'a mut Vec<String>,
     shares: Vec<Share>,
+    resolver: Option<HostPath>,
 }
 
 impl Splitter<'_> {
@@ -259,6 +267,9 @@ impl Splitter<'_> {
     /// Gives `path` a slot in the share.
     fn share(&mut self, wish: &Wish<'_>, path: HostPath, is_file: bool) -> agent::Mount {
         self.warn_of_propagation(wish);
+        if wish.destination == RESOLVER {
+            self.resolver = Some(path.clone());
+        }
         let n = self.shares.len();
         let readonly_below = wish.options.set_below & libc::MOUNT_ATTR_RDONLY != 0;
         self.shares.push(Share {

@@ -1,5 +1,7 @@
 //! The file server: virtiofsd's, as a library, at the root of the jail.
 
+mod fresh;
+
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -12,9 +14,10 @@ use virtiofsd::passthrough::{
 use virtiofsd::vhost_user::{VhostUserFsBackend, VhostUserFsBackendBuilder};
 
 use crate::options::Inodes;
+use fresh::Fresh;
 
 /// A vhost-user-fs device.
-pub(crate) type Backend = Arc<VhostUserFsBackend<PassthroughFs>>;
+pub(crate) type Backend = Arc<VhostUserFsBackend<Fresh>>;
 
 /// What the file server needs of its surroundings.
 pub(crate) struct Surroundings {
@@ -33,6 +36,7 @@ pub(crate) fn backend(
     inodes: Inodes,
 ) -> io::Result<Backend> {
     let fs = PassthroughFs::new(config(surroundings, cache, inodes))?;
+    let fs = Fresh::new(fs, cache == CachePolicy::Auto);
     // Without a thread pool: one thread keeps the process small, and requests
     // of one guest wait for each other less than threads would cost.
     let backend = VhostUserFsBackendBuilder::default()

@@ -153,7 +153,15 @@ async fn attach(mut connection: Connection, sandbox: Arc<Sandbox>) {
         Ok(hello) => hello,
         Err(error) => return say(format_args!("{error}")),
     };
-    let pump = sandbox.stream(&hello);
+    let Ok(hangup) = connection.hangup() else {
+        return;
+    };
+    let pump = tokio::select! {
+        pump = sandbox.stream(&hello) => pump,
+        // The process will not be made.
+        () = hangup.happened() => return,
+    };
+    drop(hangup);
     if answer(&mut connection, pump.is_some()).await.is_ok()
         && let Some(pump) = pump
     {

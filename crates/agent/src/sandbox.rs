@@ -31,6 +31,7 @@ use nix::{
     time::{ClockId, clock_settime},
     unistd::{sethostname, sync},
 };
+use tokio::sync::Notify;
 
 use crate::{
     child::{namespaces::Plan, sysctl},
@@ -57,6 +58,8 @@ const ANSWER_TIME: Duration = Duration::from_millis(1);
 pub(crate) struct Sandbox {
     reaper: Arc<Reaper>,
     state: Mutex<State>,
+    /// Told whenever a container or process has been made, or has not.
+    settled: Notify,
     /// Held while an update waits for cards: one after the other.
     network: tokio::sync::Mutex<Network>,
 }
@@ -84,6 +87,7 @@ impl Sandbox {
         Self {
             reaper,
             state: Mutex::default(),
+            settled: Notify::new(),
             network: tokio::sync::Mutex::new(Network::new(transport)),
         }
     }
@@ -175,7 +179,7 @@ impl Sandbox {
         Ok(spans)
     }
 
-    /// Adds a process to a container; it waits before exec.
+    /// Adds a process to a container; it waits before exec unless it is to start.
     pub(crate) async fn add(self: Arc<Self>, request: AddProcessRequest) -> Result<u32> {
         let exec = &request.exec_id;
         limits::id("exec id", exec)?;
@@ -187,12 +191,16 @@ impl Sandbox {
         self.complete(&container)?;
         container.reserve(exec)?;
         let added = birth::add(&container, &request.process, &request.streams, &self.reaper).await;
-        let (process, result) = match added {
-            Ok(process) => (Some(Arc::clone(&process)), Ok(process.pid)),
-            Err(error) => (None, Err(error)),
-        };
-        container.settle(exec, process);
-        result
+        container.settle(exec, added.as_ref().ok().map(Arc::clone));
+        self.settled.notify_waiters();
+        let process = added?;
+        if request.start
+            && let Err(error) = process.start().await
+        {
+            container.settle(exec, None);
+            return Err(error);
+        }
+        Ok(process.pid)
     }
 
     /// Makes the network what the request says.
@@ -228,15 +236,23 @@ impl Sandbox {
         Ok((container, process))
     }
 
-    /// A stream of a process, for the connection that asks for it.
-    pub(crate) fn stream(&self, hello: &StreamHello) -> Option<Pump> {
+    /// A stream of a process, for the connection that asks for it, which may
+    /// come before its process is made.
+    pub(crate) async fn stream(&self, hello: &StreamHello) -> Option<Pump> {
         let of = ProcessRef {
             container_id: hello.container_id.clone(),
             exec_id: hello.exec_id.clone(),
             ..Default::default()
         };
-        let (_, process) = self.process(&of).ok()?;
-        process.streams.take(hello.stream.enum_value().ok()?)
+        let stream = hello.stream.enum_value().ok()?;
+        loop {
+            // From here on no change is missed.
+            let settled = self.settled.notified();
+            if let Ok((_, process)) = self.process(&of) {
+                return process.streams.take(stream);
+            }
+            settled.await;
+        }
     }
 
     /// Ends every process and writes everything back; what takes too long is
@@ -283,11 +299,14 @@ impl Sandbox {
 
     /// Puts the container where its id was reserved, or frees the id.
     fn settle(&self, id: &str, container: Option<Arc<Container>>) {
-        let containers = &mut self.state().containers;
+        let mut state = self.state();
+        let containers = &mut state.containers;
         match container {
             Some(container) => containers.insert(id.to_owned(), Slot::Made(container)),
             None => containers.remove(id),
         };
+        drop(state);
+        self.settled.notify_waiters();
     }
 
     /// What namespaces the container makes, and whose it joins.

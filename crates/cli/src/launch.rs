@@ -148,9 +148,8 @@ pub fn add(addition: Addition<'_>) -> Result<Launched> {
         terminal: streams.controlling,
         command: addition.command,
     })?;
-    let added = stand_in
-        .await_readiness()
-        .and_then(|()| announce(place, Some(exec), &stand_in, streams.client))
+    // The guest makes the process while the stand-in shuts itself in.
+    let added = announce(place, Some(exec), &stand_in, streams.client)
         .and_then(|()| {
             block_on(async {
                 let monitor = Monitor::connect(place)?;
@@ -159,7 +158,8 @@ pub fn add(addition: Addition<'_>) -> Result<Launched> {
                 write_pid_file(addition.pid_file, stand_in.pid())?;
                 monitor.start(exec).await.map(drop)
             })
-        });
+        })
+        .and_then(|()| stand_in.await_readiness());
     if let Err(error) = added {
         // The monitor kills and forgets a process whose stand-in goes.
         stand_in.end();

@@ -12,7 +12,7 @@ use crate::{
     spec::HostSpec,
     stand_in::StandIn,
     state::{State, Status, VERSION},
-    stdio::Input,
+    stdio::{Input, Stdio},
 };
 
 /// Exit status of a process whose VM was lost under it: that of SIGKILL.
@@ -77,7 +77,13 @@ pub(crate) struct Process {
     /// It has, or had, a stand-in: who made it learns the status from that.
     pub(crate) attached: bool,
     pub(crate) input: Option<Input>,
+    /// An exec that the guest has not been asked for yet: its start does that.
+    pub(crate) waiting: Option<Box<WaitingExec>>,
     pub(crate) terminal: bool,
+    /// Columns and rows for its terminal when the guest has made it.
+    pub(crate) size: Option<(u32, u32)>,
+    /// Its stand-in ended while the guest made it.
+    pub(crate) orphaned: bool,
     pub(crate) waiters: Vec<Reply<ExitStatus>>,
     /// Asked to be removed once it has ended.
     pub(crate) removal: Option<Reply<ExitStatus>>,
@@ -91,7 +97,10 @@ impl Process {
             attached: stand_in.is_some(),
             stand_in,
             input: None,
+            waiting: None,
             terminal,
+            size: None,
+            orphaned: false,
             waiters: Vec::new(),
             removal: None,
         }
@@ -128,15 +137,14 @@ pub(crate) struct Container {
     pub(crate) paused: bool,
     /// How long the hooks in the guest may take at its start.
     pub(crate) hook_time: Duration,
-    /// Execs that came while it was paused: they are made when it goes on.
-    pub(crate) held: Vec<HeldExec>,
+    /// Execs that were started while it was paused: they run when it goes on.
+    pub(crate) held: Vec<(Key, Reply<u32>)>,
 }
 
-/// A request for one more process that waits for its container.
-pub(crate) struct HeldExec {
-    pub(crate) key: Key,
-    pub(crate) process: Vec<u8>,
-    pub(crate) reply: Reply<()>,
+/// What an exec is made from.
+pub(crate) struct WaitingExec {
+    pub(crate) process: casemate_protocol::agent::Process,
+    pub(crate) stdio: Stdio,
 }
 
 impl Container {

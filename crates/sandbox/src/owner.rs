@@ -78,7 +78,8 @@ struct Owner {
     containers: BTreeMap<Id, Container>,
     /// Answers due when a container's making is decided.
     creating: BTreeMap<Key, Reply<u32>>,
-    execing: BTreeMap<Key, Reply<()>>,
+    /// Answers due when an exec's making is decided.
+    starting: BTreeMap<Key, Reply<u32>>,
     attachments: BTreeMap<Key, Attachment>,
     timeline: Timeline,
     /// Asked to end; answered when nothing is left.
@@ -105,7 +106,7 @@ pub fn open(
         machine: Machine::Starting(Vec::new()),
         containers: BTreeMap::new(),
         creating: BTreeMap::new(),
-        execing: BTreeMap::new(),
+        starting: BTreeMap::new(),
         attachments: BTreeMap::new(),
         timeline,
         stopping: None,
@@ -144,7 +145,7 @@ impl Owner {
         match command {
             Command::Attach(attachment, reply) => answer(reply, self.attach(*attachment)),
             Command::Create(create, reply) => self.create(create, reply),
-            Command::Exec(key, process, reply) => self.exec(key, process, reply),
+            Command::Exec(key, process, reply) => answer(reply, self.exec(&key, &process)),
             Command::Start(key, reply) => self.start(key, reply),
             Command::Wait(key, reply) => self.wait(&key, reply),
             Command::Signal {
@@ -194,6 +195,10 @@ impl Owner {
             Event::OutOfMemory(key) => self.out_of_memory(&key),
             Event::Ended(key, exit) => self.ended(&key, exit),
             Event::TerminalSize(key, size) => {
+                if let Some(attachment) = self.attachments.get_mut(&key) {
+                    attachment.size = Some(size);
+                    return;
+                }
                 let (ignored, _) = tokio::sync::oneshot::channel();
                 self.resize(&key, size.columns.into(), size.rows.into(), ignored);
             }

@@ -64,6 +64,8 @@ pub struct Attachment {
     pub stand_in: StandIn,
     /// The client's ends of the streams.
     pub stdio: Stdio,
+    /// Size of its terminal, once the stand-in has reported it.
+    pub size: Option<TerminalSize>,
 }
 
 /// The monitor's hold on a stand-in.
@@ -201,6 +203,7 @@ fn parse(line: &[u8], descriptors: Vec<OwnedFd>) -> Result<Attachment, Error> {
             stdout,
             stderr,
         },
+        size: None,
     })
 }
 

@@ -112,7 +112,8 @@ impl Drop for Input {
     }
 }
 
-/// Connects the streams of a process and starts to copy.
+/// Connects the streams of a process, which may still be on its way, and starts
+/// to copy.
 ///
 /// # Errors
 /// When the guest does not know the process, or a descriptor is unusable.
@@ -132,27 +133,28 @@ pub async fn attach(
         let connected = connect(hybrid, &hello(stream)).await;
         connected.map_err(|source| Error::Connect { stream, source })
     };
-    let mut outputs = Outputs(Vec::new());
-    for (stream, fd) in [
-        (Stream::STDOUT, stdio.stdout),
-        (Stream::STDERR, stdio.stderr),
-    ] {
-        if let Some(fd) = fd {
-            let end = ClientEnd::open(fd, Direction::Write)
-                .map_err(|source| Error::Client { stream, source })?;
-            let (guest, keep) = connect(stream).await?.into_split();
-            outputs.0.push(tokio::spawn(copy_out(guest, keep, end)));
-        }
-    }
-    let mut input = None;
-    if let Some(fd) = stdio.stdin {
-        let stream = Stream::STDIN;
-        let end = ClientEnd::open(fd, Direction::Read)
-            .map_err(|source| Error::Client { stream, source })?;
-        let (hangup, guest) = connect(stream).await?.into_split();
-        input = Some(Input(tokio::spawn(copy_in(end, guest, hangup))));
-    }
-    Ok((outputs, input))
+    let open = async |stream, fd: Option<OwnedFd>, direction| {
+        let Some(fd) = fd else { return Ok(None) };
+        let end = ClientEnd::open(fd, direction);
+        let end = end.map_err(|source| Error::Client { stream, source })?;
+        Ok(Some((end, connect(stream).await?)))
+    };
+    // Each is a round trip or two into the guest.
+    let (stdout, stderr, stdin) = tokio::try_join!(
+        open(Stream::STDOUT, stdio.stdout, Direction::Write),
+        open(Stream::STDERR, stdio.stderr, Direction::Write),
+        open(Stream::STDIN, stdio.stdin, Direction::Read),
+    )?;
+    let outputs = [stdout, stderr].into_iter().flatten();
+    let outputs = outputs.map(|(client, guest)| {
+        let (guest, keep) = guest.into_split();
+        tokio::spawn(copy_out(guest, keep, client))
+    });
+    let input = stdin.map(|(client, guest)| {
+        let (hangup, guest) = guest.into_split();
+        Input(tokio::spawn(copy_in(client, guest, hangup)))
+    });
+    Ok((Outputs(outputs.collect()), input))
 }
 
 /// Opens a stream connection through the hybrid socket.

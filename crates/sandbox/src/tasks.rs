@@ -162,11 +162,12 @@ async fn create(mut creation: Creation) -> Result<Made, Error> {
         spec: protobuf::MessageField::some(std::mem::take(&mut creation.guest)),
         ..Default::default()
     };
-    let response = creation.agent.create_container(&request).await?;
+    let stdio = std::mem::take(&mut creation.stdio);
+    let attached = attach(&creation.key, &creation.hybrid, stdio);
+    let made = creation.agent.create_container(&request);
+    let (response, attached) = together(made, attached).await?;
     timeline.add_guest("agent", &response.spans);
     timeline.until_now("host", "create in the guest", begin);
-    let begin = now_ns();
-    let attached = attach(&creation.key, &creation.hybrid, creation.stdio).await;
     let (outputs, input) = match attached {
         Ok(attached) => attached,
         Err(error) => {
@@ -178,12 +179,24 @@ async fn create(mut creation: Creation) -> Result<Made, Error> {
             return Err(error);
         }
     };
-    timeline.until_now("host", "attach streams", begin);
     Ok(Made {
         outputs,
         input,
         timeline,
     })
+}
+
+/// Makes a process and attaches its streams meanwhile: the guest answers them
+/// when the process is there. Without it they are let go.
+async fn together<T, E: Into<Error>>(
+    made: impl Future<Output = Result<T, E>>,
+    attached: impl Future<Output = Result<(Outputs, Option<Input>), Error>>,
+) -> Result<(T, Result<(Outputs, Option<Input>), Error>), Error> {
+    tokio::pin!(made, attached);
+    tokio::select! {
+        made = &mut made => Ok((made.map_err(E::into)?, attached.await)),
+        attached = &mut attached => Ok((made.await.map_err(E::into)?, attached)),
+    }
 }
 
 /// Deprecated by the spec, used by Docker and Podman.
@@ -203,14 +216,14 @@ async fn attach(
     Ok(stdio::attach(hybrid, key.container.as_str(), key.exec_id(), stdio).await?)
 }
 
-/// Adds a process to a container, then its streams.
+/// Adds a process to a container and lets it run; it is killed when its streams
+/// cannot be attached.
 pub(crate) fn spawn_exec(
     key: Key,
     agent: Agent,
     hybrid: PathBuf,
     process: message::Process,
     stdio: Stdio,
-    timeline: Timeline,
     events: UnboundedSender<Event>,
 ) {
     let work = async move |key: &Key| {
@@ -219,14 +232,23 @@ pub(crate) fn spawn_exec(
             exec_id: key.exec_id().to_owned(),
             process: protobuf::MessageField::some(process),
             streams: protobuf::MessageField::some(stdio.wanted()),
+            start: true,
             ..Default::default()
         };
-        agent.add_process(&request).await?;
-        let (outputs, input) = attach(key, &hybrid, stdio).await?;
+        let attached = attach(key, &hybrid, stdio);
+        let (_, attached) = together(agent.add_process(&request), attached).await?;
+        let (outputs, input) = match attached {
+            Ok(attached) => attached,
+            Err(error) => {
+                spawn_kill(key.clone(), agent);
+                return Err(error);
+            }
+        };
         Ok(Made {
             outputs,
             input,
-            timeline,
+            // A container may have any number of execs.
+            timeline: Timeline::default(),
         })
     };
     spawn_local(async move {
@@ -244,7 +266,7 @@ pub(crate) fn hook_time(guest: &GuestSpec) -> Duration {
     Duration::from_secs(seconds.sum())
 }
 
-/// Lets a process run; its hooks have `hook_time` beside the agent's own limit.
+/// Lets a container's process run; its hooks have `hook_time` beside the agent's own limit.
 pub(crate) fn spawn_start(
     key: Key,
     agent: Agent,

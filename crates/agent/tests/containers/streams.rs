@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-use casemate_protocol::{agent::Streams, stream::Stream};
+use casemate_protocol::{
+    agent::{AddProcessRequest, Streams},
+    stream::Stream,
+};
+use protobuf::MessageField;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::guest::{Guest, outputs, read_all, shell, within, write_all};
+use crate::guest::{Guest, command, limit, outputs, read_all, shell, within, write_all};
 
 fn all() -> Streams {
     Streams {
@@ -123,8 +127,62 @@ async fn streams_may_be_attached_after_the_end() {
     // Each is there once, and only what was asked for.
     assert!(guest.stream("box", "", Stream::STDOUT).await.is_err());
     assert!(guest.stream("box", "", Stream::STDIN).await.is_err());
-    assert!(guest.stream("box", "nobody", Stream::STDOUT).await.is_err());
-    assert!(guest.stream("nobody", "", Stream::STDOUT).await.is_err());
+}
+
+/// The host asks for the streams while the guest is still making the process.
+#[tokio::test]
+async fn streams_may_be_attached_before_the_process_is_made() {
+    let Some(guest) = Guest::start().await else {
+        return;
+    };
+    guest.create("box", guest.spec("sleep 1000")).await.unwrap();
+    guest.start_process("box", "").await.unwrap();
+    let early = guest.stream("box", "late", Stream::STDOUT);
+    let made = async {
+        // The question is in the guest by then.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        guest
+            .add("box", "late", shell("echo here"), all())
+            .await
+            .unwrap();
+        guest.start_process("box", "late").await.unwrap();
+    };
+    let (stdout, ()) = tokio::join!(early, made);
+    assert_eq!(read_all(stdout.unwrap()).await, "here\n");
+    // For a process that never comes it waits as long as the host does.
+    let never = guest.stream("box", "never", Stream::STDOUT);
+    let waited = tokio::time::timeout(Duration::from_millis(200), never).await;
+    assert!(waited.is_err());
+}
+
+#[tokio::test]
+async fn an_added_process_may_start_at_once() {
+    let Some(guest) = Guest::start().await else {
+        return;
+    };
+    guest.create("box", guest.spec("sleep 1000")).await.unwrap();
+    guest.start_process("box", "").await.unwrap();
+    let add = |exec: &str, args: &[&str]| AddProcessRequest {
+        container_id: "box".into(),
+        exec_id: exec.into(),
+        process: MessageField::some(command(args)),
+        streams: MessageField::some(outputs()),
+        start: true,
+        ..Default::default()
+    };
+    let request = add("one", &["echo", "at once"]);
+    let started = guest.agent.add_process(limit(), &request);
+    let (stdout, started) = tokio::join!(guest.stream("box", "one", Stream::STDOUT), started);
+    started.unwrap();
+    assert_eq!(read_all(stdout.unwrap()).await, "at once\n");
+    assert_eq!(guest.wait("box", "one").await.exit_status, 0);
+    // One that cannot leaves nothing: its id is free.
+    for _ in 0..2 {
+        let request = add("two", &["no-such-program"]);
+        let refused = guest.agent.add_process(limit(), &request).await;
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains("executable file not found"), "{text}");
+    }
 }
 
 #[tokio::test]

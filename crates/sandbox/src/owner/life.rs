@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Machine, Owner, answer};
 use crate::{
     cgroup::{Cgroup, limits},
-    container::{Container, ExitStatus, HeldExec, Phase, Reply},
+    container::{Container, ExitStatus, LOST, Phase, Reply},
     error::Error,
     identifier::Id,
     key::Key,
@@ -17,6 +17,10 @@ use crate::{
 
 impl Owner {
     pub(super) fn start(&mut self, key: Key, reply: Reply<u32>) {
+        // An exec does not mind that its container is paused; see there.
+        if key.exec.is_some() && self.process(&key).is_some_and(|one| one.waiting.is_some()) {
+            return self.start_exec(key, reply);
+        }
         if let Err(error) = self.permit(&key, Operation::Start) {
             return answer(reply, Err(error));
         }
@@ -35,10 +39,8 @@ impl Owner {
             }
             return answer(reply, Err(error));
         }
-        let hook_time = match (&key.exec, self.containers.get(&key.container)) {
-            (None, Some(container)) => container.hook_time,
-            _ => Duration::ZERO,
-        };
+        let container = self.containers.get(&key.container);
+        let hook_time = container.map_or(Duration::ZERO, |container| container.hook_time);
         tasks::spawn_start(
             key,
             agent,
@@ -78,7 +80,6 @@ impl Owner {
                 {
                     process.phase = Phase::Created;
                 }
-                self.forget_ended(key);
                 return answer(reply, Err(error));
             }
         };
@@ -92,10 +93,7 @@ impl Owner {
         }
         let pid = process.pid;
         self.store(key);
-        self.forget_ended(key);
-        if key.exec.is_none()
-            && let Some(container) = self.containers.get(&key.container)
-        {
+        if let Some(container) = self.containers.get(&key.container) {
             let state = container.state(&key.container, Some(self.tier.clone()));
             tasks::spawn_poststart(container.host.hooks.clone(), state);
         }
@@ -110,7 +108,6 @@ impl Owner {
             return;
         }
         let was_creating = process.phase == Phase::Creating;
-        let was_starting = process.phase == Phase::Starting;
         process.phase = Phase::Stopped(exit);
         tracing::info!(process = %key, status = exit.code, "ended");
         // Outside, the state is seen first and the end second.
@@ -132,11 +129,7 @@ impl Owner {
             self.release_held(&key.container);
             return self.retire();
         }
-        // A short program may end before the answer to its start is here, which
-        // still has to find it.
-        if !was_starting {
-            self.forget_ended(key);
-        }
+        self.forget_ended(key);
     }
 
     /// Drops an exec that has ended and that nobody will ask for: who attached
@@ -160,13 +153,8 @@ impl Owner {
             return;
         };
         container.paused = false;
-        for HeldExec {
-            key,
-            process,
-            reply,
-        } in std::mem::take(&mut container.held)
-        {
-            self.exec(key, process, reply);
+        for (key, reply) in std::mem::take(&mut container.held) {
+            self.start_exec(key, reply);
         }
     }
 
@@ -180,12 +168,20 @@ impl Owner {
     }
 
     pub(super) fn stand_in_gone(&mut self, key: &Key) {
+        // Whoever announced it was killed before asking for its process.
+        self.attachments.remove(key);
         let Some(process) = self.process(key) else {
             return;
         };
         if process.stand_in.is_none() {
             return;
         }
+        if process.waiting.is_some() {
+            // The guest has never heard of it.
+            self.forget(key);
+            return;
+        }
+        process.orphaned = true;
         tracing::warn!(process = %key, "stand-in was killed, killing its process");
         if let Ok(agent) = self.agent() {
             tasks::spawn_kill(key.clone(), agent);
@@ -203,6 +199,12 @@ impl Owner {
         }
         let agent = self.agent();
         let process = self.process(key).expect("permitted");
+        if process.waiting.take().is_some() {
+            let exit = ExitStatus::now(LOST);
+            process.end(exit);
+            self.forget(key);
+            return answer(reply, Ok(exit));
+        }
         match (process.phase, agent) {
             (Phase::Stopped(exit), _) => self.remove(key, exit, reply),
             (_, Ok(agent)) => {

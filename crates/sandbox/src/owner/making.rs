@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 
 use super::{Machine, Owner, answer};
 use crate::{
-    agent::Agent,
     cgroup::{Cgroup, limits},
-    container::{Container, ExitStatus, HeldExec, LOST, Phase, Process, Reply},
+    container::{Container, ExitStatus, LOST, Phase, Process, Reply, WaitingExec},
     error::Error,
     handle::Create,
     key::Key,
-    policy::Operation,
+    policy::{Operation, Refusal},
     share::Entry,
     spec,
     stand_in::Attachment,
@@ -26,6 +25,7 @@ impl Owner {
         if self.process(&key).is_some() || self.attachments.contains_key(&key) {
             return Err(Error::AlreadyExists);
         }
+        tasks::spawn_stand_in_watch(key.clone(), &attachment.stand_in, self.events.clone());
         self.attachments.insert(key, attachment);
         Ok(())
     }
@@ -82,7 +82,7 @@ impl Owner {
             tracing::warn!(container = %key, "{warning}");
         }
         guest.streams = protobuf::MessageField::some(attachment.stdio.wanted());
-        let stdio = attachment.stdio;
+        let (stdio, size) = (attachment.stdio, attachment.size);
         let mut container = Container {
             bundle: create.bundle,
             oci_version,
@@ -95,6 +95,7 @@ impl Owner {
             hook_time: tasks::hook_time(&guest),
             host,
         };
+        container.init.size = size.map(|size| (size.columns.into(), size.rows.into()));
         if !guest.start_hooks.is_empty() {
             let state = container.state(&key.container, None);
             guest.hook_state = state.with_status(Status::Created).to_oci_json();
@@ -126,9 +127,6 @@ impl Owner {
             },
             self.events.clone(),
         );
-        if let Some(stand_in) = &container.init.stand_in {
-            tasks::spawn_stand_in_watch(key.clone(), stand_in, self.events.clone());
-        }
         self.containers.insert(key.container, container);
     }
 
@@ -188,17 +186,28 @@ impl Owner {
         let Some(process) = self.process(&key) else {
             return;
         };
-        process.phase = Phase::Created;
+        process.phase = match key.exec {
+            None => Phase::Created,
+            Some(_) => Phase::Running,
+        };
         process.input = made.input;
-        let pid = process.pid;
+        let (pid, orphaned) = (process.pid, process.orphaned);
+        let size = process.size.take();
         self.store(&key);
+        if orphaned && let Ok(agent) = self.agent() {
+            tasks::spawn_kill(key.clone(), agent);
+        }
+        if let Some((columns, rows)) = size {
+            let (ignored, _) = tokio::sync::oneshot::channel();
+            self.resize(&key, columns, rows, ignored);
+        }
         self.timeline
             .until_now("host", "record the container", begin);
         if let Some(reply) = self.creating.remove(&key) {
             answer(reply, Ok(pid));
         }
-        if let Some(reply) = self.execing.remove(&key) {
-            answer(reply, Ok(()));
+        if let Some(reply) = self.starting.remove(&key) {
+            answer(reply, Ok(pid));
         }
     }
 
@@ -208,7 +217,7 @@ impl Owner {
         tracing::error!(process = %key, %error, "not created");
         if key.exec.is_some() {
             self.forget(key);
-            if let Some(reply) = self.execing.remove(key) {
+            if let Some(reply) = self.starting.remove(key) {
                 answer(reply, Err(error));
             }
             return;
@@ -228,79 +237,85 @@ impl Owner {
         }
     }
 
-    pub(super) fn exec(&mut self, key: Key, process: Vec<u8>, reply: Reply<()>) {
-        // Born into a frozen cgroup it would never be ready.
-        if let Some(container) = self.containers.get_mut(&key.container)
-            && container.paused
-        {
-            container.held.push(HeldExec {
-                key,
-                process,
-                reply,
-            });
-            return;
-        }
-        let attachment = self.attachments.remove(&key);
-        let made = self.exec_process(&key, &process);
-        let (guest, agent, hybrid) = match made {
-            Ok(made) => made,
+    /// Takes a process in, for its start to make it.
+    pub(super) fn exec(&mut self, key: &Key, process: &[u8]) -> Result<(), Error> {
+        let attachment = self.attachments.remove(key);
+        let process = match self.exec_process(key, process) {
+            Ok(process) => process,
             Err(error) => {
                 if let Some(attachment) = attachment {
                     attachment.stand_in.dismiss(LOST);
                 }
-                return answer(reply, Err(error));
+                return Err(error);
             }
         };
-        let (stand_in, stdio) = match attachment {
-            Some(attachment) => (Some(attachment.stand_in), attachment.stdio),
-            None => (None, Default::default()),
+        let (stand_in, stdio, size) = match attachment {
+            Some(attached) => (Some(attached.stand_in), attached.stdio, attached.size),
+            None => Default::default(),
         };
-        if let Some(stand_in) = &stand_in {
-            tasks::spawn_stand_in_watch(key.clone(), stand_in, self.events.clone());
-        }
-        let process = Process::new(stand_in, guest.terminal);
-        if let Err(error) = self.add_to_cgroup(&key, process.stand_in_pid()) {
+        let size = size.map(|size| (size.columns.into(), size.rows.into()));
+        let mut exec = Process::new(stand_in, process.terminal);
+        exec.size = size;
+        if let Err(error) = self.add_to_cgroup(key, exec.stand_in_pid()) {
             tracing::warn!(process = %key, %error, "not in the container's cgroup");
         }
-        let exec = key.exec.clone().expect("checked by exec_process");
-        let container = self
-            .containers
-            .get_mut(&key.container)
-            .expect("checked by exec_process");
-        container.execs.insert(exec, process);
-        self.execing.insert(key.clone(), reply);
-        tasks::spawn_exec(
-            key,
-            agent,
-            hybrid,
-            guest,
-            stdio,
-            self.timeline.same_clock(),
-            self.events.clone(),
-        );
+        exec.phase = Phase::Created;
+        exec.waiting = Some(Box::new(WaitingExec { process, stdio }));
+        let container = self.containers.get_mut(&key.container);
+        let execs = &mut container.ok_or(Error::NotFound)?.execs;
+        execs.insert(key.exec.clone().ok_or(Error::NotFound)?, exec);
+        Ok(())
     }
 
-    pub(super) fn exec_process(
+    fn exec_process(
         &mut self,
         key: &Key,
         process: &[u8],
-    ) -> Result<(casemate_protocol::agent::Process, Agent, std::path::PathBuf), Error> {
+    ) -> Result<casemate_protocol::agent::Process, Error> {
         self.permit(&Key::init(key.container.clone()), Operation::Exec)?;
         if key.exec.is_none() || self.process(key).is_some() {
             return Err(Error::AlreadyExists);
         }
-        let (agent, hybrid) = match &self.machine {
-            Machine::Ready(ready) => (ready.agent.clone(), ready.hybrid.clone()),
-            Machine::Down(error) => return Err(error.clone()),
-            Machine::Starting(_) => return Err(Error::NotFound),
-        };
+        self.agent()?;
         let container = self.containers.get(&key.container).ok_or(Error::NotFound)?;
         let process = spec::parse_process(process)?;
         let (guest, warnings) = spec::exec_process(&process, &container.process)?;
         for warning in warnings {
             tracing::warn!(process = %key, "{warning}");
         }
-        Ok((guest, agent, hybrid))
+        Ok(guest)
+    }
+
+    /// Has the guest make and start an exec. In a frozen container it waits:
+    /// born into a frozen cgroup it would never be ready.
+    pub(super) fn start_exec(&mut self, key: Key, reply: Reply<u32>) {
+        if let Some(container) = self.containers.get_mut(&key.container)
+            && container.paused
+        {
+            container.held.push((key, reply));
+            return;
+        }
+        let (agent, hybrid) = match &self.machine {
+            Machine::Ready(ready) => (ready.agent.clone(), ready.hybrid.clone()),
+            Machine::Down(error) => return answer(reply, Err(error.clone())),
+            Machine::Starting(_) => return answer(reply, Err(Error::NotFound)),
+        };
+        let Some(process) = self.process(&key) else {
+            return answer(reply, Err(Error::NotFound));
+        };
+        let Some(waiting) = process.waiting.take() else {
+            return answer(reply, Err(Refusal::AlreadyRunning.into()));
+        };
+        process.phase = Phase::Starting;
+        let WaitingExec {
+            process: mut guest,
+            stdio,
+        } = *waiting;
+        if let Some((columns, rows)) = process.size.take() {
+            (guest.columns, guest.rows) = (columns, rows);
+        }
+        self.starting.insert(key.clone(), reply);
+        tasks::spawn_exec(key, agent, hybrid, guest, stdio, self.events.clone());
     }
 
     /// Puts a process of the host into the cgroup of a container.

@@ -36,6 +36,15 @@ impl Owner {
     }
 
     pub(super) fn resize(&mut self, key: &Key, columns: u32, rows: u32, reply: Reply<()>) {
+        // While the guest makes the process, the size is kept for it.
+        if let Some(process) = self.process(key)
+            && (process.phase == Phase::Creating
+                || process.waiting.is_some()
+                || key.exec.is_some() && process.phase == Phase::Starting)
+        {
+            process.size = Some((columns, rows));
+            return answer(reply, Ok(()));
+        }
         match self
             .permit(key, Operation::Resize)
             .and_then(|()| self.agent())

@@ -1,7 +1,12 @@
 //! Measurements.
 
 pub(crate) mod boot;
+mod bundle;
+mod exec;
+mod podman;
+mod runtime;
 mod start;
+mod turns;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -18,7 +23,9 @@ enum Measurement {
     /// Time from the VMM's start to the guest's init, for each kind of machine
     Boot(boot::Options),
     /// The whole `run --rm true` beside runc, crun and a bare boot; memory of an idle sandbox
-    Start(start::Options),
+    Start(turns::Options),
+    /// The round trip of `exec ID true` in a container that runs, beside runc and crun
+    Exec(turns::Options),
 }
 
 /// Runs one measurement and prints its table.
@@ -26,5 +33,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     match &options.measurement {
         Measurement::Boot(options) => boot::run(options),
         Measurement::Start(options) => start::run(options),
+        Measurement::Exec(options) => exec::run(options),
     }
 }

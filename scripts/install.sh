@@ -8,9 +8,10 @@ BUILD_PACKAGES=(ca-certificates gcc make pkg-config binutils libseccomp-dev libc
 # Run with: the VMM, a client, and what sets up networks and the names in them.
 # shellcheck disable=SC2034 # used by the callers
 RUN_PACKAGES=(qemu-system-x86 podman netavark aardvark-dns iproute2 iptables nftables)
-# Tested with, beside the above: a runtime to compare with, a linter for these scripts.
+# Tested and measured with, beside the above: a runtime to compare with, a linter for these
+# scripts, a load for networks.
 # shellcheck disable=SC2034 # used by the callers
-TEST_PACKAGES=(runc jq shellcheck)
+TEST_PACKAGES=(runc jq shellcheck iperf3)
 
 BINARY_FOLDER=/usr/local/bin
 GUEST_FOLDER=/usr/local/lib/casemate

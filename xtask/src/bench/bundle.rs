@@ -23,7 +23,7 @@ impl Bundle {
         let bundle = Self {
             path: folder.join("bundle"),
         };
-        let rootfs = bundle.path.join("rootfs");
+        let rootfs = bundle.rootfs();
         for directory in ["bin", "proc", "sys", "dev", "tmp"] {
             fs::create_dir_all(rootfs.join(directory))?;
         }
@@ -40,18 +40,30 @@ impl Bundle {
         Ok(bundle)
     }
 
+    /// The root file system of its containers.
+    pub(super) fn rootfs(&self) -> PathBuf {
+        self.path.join("rootfs")
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// What containers that are made from now on run.
     pub(super) fn set_program(&self, args: &[&str]) -> Result<()> {
+        self.edit(|spec| {
+            spec["process"]["terminal"] = json!(false);
+            spec["process"]["args"] = json!(args);
+            // The caller may not have the right to more.
+            spec["process"]["rlimits"] = json!([]);
+        })
+    }
+
+    /// Changes what its containers are made from.
+    pub(super) fn edit(&self, change: impl FnOnce(&mut Value)) -> Result<()> {
         let path = self.path.join("config.json");
         let mut spec: Value = serde_json::from_slice(&fs::read(&path)?)?;
-        spec["process"]["terminal"] = json!(false);
-        spec["process"]["args"] = json!(args);
-        // The caller may not have the right to more.
-        spec["process"]["rlimits"] = json!([]);
+        change(&mut spec);
         Ok(fs::write(path, serde_json::to_vec(&spec)?)?)
     }
 }

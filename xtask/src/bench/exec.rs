@@ -12,7 +12,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let bundle = Bundle::new(folder.path())?;
     let mut runtimes = Runtime::others(&bundle, folder.path());
-    runtimes.push(Runtime::casemate(&options.casemate()?, folder.path()));
+    runtimes.push(Runtime::casemate(&options.program.path()?, folder.path()));
     ensure!(
         runtimes[0].name() == "runc",
         "runc, with which the others are compared, does not work here"

@@ -3,6 +3,7 @@
 pub(crate) mod boot;
 mod bundle;
 mod exec;
+mod network;
 mod podman;
 mod runtime;
 mod start;
@@ -26,6 +27,8 @@ enum Measurement {
     Start(turns::Options),
     /// The round trip of `exec ID true` in a container that runs, beside runc and crun
     Exec(turns::Options),
+    /// TCP streams and round trips to a container, beside bare QEMU on the same bridge
+    Network(network::Options),
 }
 
 /// Runs one measurement and prints its table.
@@ -34,5 +37,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Measurement::Boot(options) => boot::run(options),
         Measurement::Start(options) => start::run(options),
         Measurement::Exec(options) => exec::run(options),
+        Measurement::Network(options) => network::run(options),
     }
 }

@@ -1,12 +1,28 @@
 //! The runtimes that are compared, and how they are called here.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::bundle::Bundle;
 use crate::command;
+
+/// The option that says which Casemate is measured.
+#[derive(clap::Args)]
+pub(super) struct Program {
+    /// The runtime to measure
+    #[arg(long, value_name = "FILE", default_value = "/usr/local/bin/casemate")]
+    casemate: PathBuf,
+}
+
+impl Program {
+    /// Its absolute path: Podman takes a relative one for a name.
+    pub(super) fn path(&self) -> Result<PathBuf> {
+        fs::canonicalize(&self.casemate).with_context(|| self.casemate.display().to_string())
+    }
+}
 
 /// A runtime with a folder of its own for its state.
 #[derive(Clone)]
@@ -43,7 +59,7 @@ impl Runtime {
     }
 
     /// A way in which a runtime works here, if there is one.
-    fn usable(name: &str, bundle: &Bundle, folder: &Path) -> Result<Self> {
+    pub(super) fn usable(name: &str, bundle: &Bundle, folder: &Path) -> Result<Self> {
         let plain = Self::new(name, Launcher::Plain(name.into()), folder);
         let refusal = match command::output(&mut plain.run(bundle, "try")) {
             Ok(_) => return Ok(plain),

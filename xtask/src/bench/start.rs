@@ -18,7 +18,7 @@ use crate::command;
 
 /// Measures and prints a table, the split of one start, and what an idle sandbox weighs.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let casemate = options.casemate()?;
+    let casemate = options.program.path()?;
     let folder = tempfile::tempdir()?;
     let bundle = Bundle::new(folder.path())?;
     let mut contenders = contenders(&casemate, &bundle, folder.path())?;

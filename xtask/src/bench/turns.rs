@@ -1,11 +1,11 @@
 //! Things that are measured beside each other, taking turns, so that their ratios hold on a
 //! noisy machine.
 
-use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+
+use super::runtime::Program;
 
 /// Options of the measurements that compare Casemate with others.
 #[derive(clap::Args)]
@@ -13,16 +13,8 @@ pub(crate) struct Options {
     /// Runs of each, of which the median is shown
     #[arg(long, default_value_t = 20)]
     pub(super) runs: usize,
-    /// The runtime to measure
-    #[arg(long, value_name = "FILE", default_value = "/usr/local/bin/casemate")]
-    casemate: PathBuf,
-}
-
-impl Options {
-    /// The runtime to measure, by an absolute path: Podman takes a relative one for a name.
-    pub(super) fn casemate(&self) -> Result<PathBuf> {
-        fs::canonicalize(&self.casemate).with_context(|| self.casemate.display().to_string())
-    }
+    #[command(flatten)]
+    pub(super) program: Program,
 }
 
 /// Something that is measured.

@@ -8,10 +8,15 @@ BUILD_PACKAGES=(ca-certificates gcc make pkg-config binutils libseccomp-dev libc
 # Run with: the VMM, a client, and what sets up networks and the names in them.
 # shellcheck disable=SC2034 # used by the callers
 RUN_PACKAGES=(qemu-system-x86 podman netavark aardvark-dns iproute2 iptables nftables)
-# Tested with, beside the above: a runtime to compare with, a linter for these scripts, and the
-# container that the agent's own tests run.
+# Tested and measured with, beside the above.
 # shellcheck disable=SC2034 # used by the callers
-TEST_PACKAGES=(runc jq shellcheck busybox-static)
+TEST_PACKAGES=(
+    runc           # to compare with
+    jq             # reads what clients print
+    shellcheck     # lints these scripts
+    busybox-static # is in the containers of the agent's own tests
+    iperf3         # loads networks
+)
 
 BINARY_FOLDER=/usr/local/bin
 GUEST_FOLDER=/usr/local/lib/casemate

@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
@@ -66,8 +66,9 @@ const ARGUMENTS: &[&str] = &[
     "tcg",
     "-cpu",
     "max,-erms,-fsrm",
+    // As sandboxes have it: a translator that takes care of barriers.
     "-smp",
-    "1",
+    "1,maxcpus=2",
     "-m",
     "256M",
     "-object",
@@ -85,7 +86,7 @@ const ARGUMENTS: &[&str] = &[
 
 /// What the kernel need not find out, and what is slow under emulation.
 const PARAMETERS: &str = "quiet panic=-1 reboot=t no_timer_check tsc=reliable \
-                          lapic_timer_khz=1000000 keep_initmem";
+                          lapic_timer_khz=1000000 keep_initmem nr_cpus=1";
 
 /// Boots each machine several times and prints the medians.
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -126,11 +127,16 @@ pub(crate) struct Bare {
 }
 
 impl Bare {
-    /// Makes what it takes.
+    /// With an init that ends the machine.
     pub(crate) fn new() -> Result<Self> {
+        Self::with(probe()?)
+    }
+
+    /// With another initrd.
+    pub(crate) fn with(initrd: PathBuf) -> Result<Self> {
         Ok(Self {
             kernel: workspace::build("guest").join("vmlinux"),
-            initrd: probe()?,
+            initrd,
             rate: casemate_linux::tsc::rate_khz(Duration::from_millis(50))?,
         })
     }
@@ -138,6 +144,19 @@ impl Bare {
     /// Boots to init, which ends the machine, and waits for the end of QEMU.
     pub(crate) fn boot(&self) -> Result<()> {
         boot(&MACHINES[0], &self.kernel, &self.initrd, self.rate).map(drop)
+    }
+
+    /// Starts the machine with more arguments; it goes on until it is killed.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Result<Child> {
+        let mut qemu = qemu(&MACHINES[0], &self.kernel, &self.initrd, self.rate);
+        let mut qemu = qemu
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .context(CANNOT_RUN)?;
+        resume(&mut qemu)?;
+        Ok(qemu)
     }
 }
 
@@ -176,23 +195,36 @@ struct Boot {
     init: Duration,
 }
 
-fn boot(machine: &Machine, kernel: &Path, initrd: &Path, rate: u64) -> Result<Boot> {
-    let start = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    let mut qemu = Command::new("qemu-system-x86_64")
-        .args(machine.arguments)
+const CANNOT_RUN: &str = "cannot run qemu-system-x86_64";
+
+fn qemu(machine: &Machine, kernel: &Path, initrd: &Path, rate: u64) -> Command {
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args(machine.arguments)
         .args(ARGUMENTS)
         .arg("-kernel")
         .arg(kernel)
         .arg("-initrd")
         .arg(initrd)
         .arg("-append")
-        .arg(format!("{PARAMETERS} tsc_early_khz={rate}"))
+        .arg(format!("{PARAMETERS} tsc_early_khz={rate}"));
+    qemu
+}
+
+/// Lets the machine run.
+fn resume(qemu: &mut Child) -> Result<()> {
+    let control = qemu.stdin.as_mut().context("QEMU has an input")?;
+    control.write_all(b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"cont\"}\n")?;
+    Ok(())
+}
+
+fn boot(machine: &Machine, kernel: &Path, initrd: &Path, rate: u64) -> Result<Boot> {
+    let start = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let mut qemu = qemu(machine, kernel, initrd, rate)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .context("cannot run qemu-system-x86_64")?;
-    let mut control = qemu.stdin.take().context("QEMU has an input")?;
-    control.write_all(b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"cont\"}\n")?;
+        .context(CANNOT_RUN)?;
+    resume(&mut qemu)?;
     let events = qemu.stdout.take().context("QEMU has an output")?;
     let mut boot = Boot {
         vmm: Duration::ZERO,

@@ -1,7 +1,13 @@
 //! Measurements.
 
 pub(crate) mod boot;
+mod bundle;
+mod exec;
+mod network;
+mod podman;
+mod runtime;
 mod start;
+mod turns;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -18,7 +24,11 @@ enum Measurement {
     /// Time from the VMM's start to the guest's init, for each kind of machine
     Boot(boot::Options),
     /// The whole `run --rm true` beside runc, crun and a bare boot; memory of an idle sandbox
-    Start(start::Options),
+    Start(turns::Options),
+    /// The round trip of `exec ID true` in a container that runs, beside runc and crun
+    Exec(turns::Options),
+    /// TCP streams and round trips to a container, beside bare QEMU on the same bridge
+    Network(network::Options),
 }
 
 /// Runs one measurement and prints its table.
@@ -26,5 +36,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     match &options.measurement {
         Measurement::Boot(options) => boot::run(options),
         Measurement::Start(options) => start::run(options),
+        Measurement::Exec(options) => exec::run(options),
+        Measurement::Network(options) => network::run(options),
     }
 }

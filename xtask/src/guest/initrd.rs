@@ -5,7 +5,7 @@
 //! `Documentation/driver-api/early-userspace/buffer-format.rst` ("newc").
 
 /// An entry of the archive.
-struct Entry<'a> {
+pub(crate) struct Entry<'a> {
     name: &'a str,
     mode: u32,
     device: (u32, u32),
@@ -16,26 +16,61 @@ const FOLDER: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
+impl<'a> Entry<'a> {
+    pub(crate) fn folder(name: &'a str) -> Self {
+        Self {
+            name,
+            mode: FOLDER,
+            device: (0, 0),
+            content: &[],
+        }
+    }
+
+    pub(crate) fn program(name: &'a str, content: &'a [u8]) -> Self {
+        Self {
+            name,
+            mode: PROGRAM,
+            device: (0, 0),
+            content,
+        }
+    }
+
+    fn character_device(name: &'a str, device: (u32, u32)) -> Self {
+        Self {
+            name,
+            mode: CHARACTER_DEVICE,
+            device,
+            content: &[],
+        }
+    }
+}
+
 /// The archive whose `/init` is `agent`.
+pub(crate) fn archive(agent: &[u8]) -> Vec<u8> {
+    archive_with(agent, Vec::new())
+}
+
+/// The archive whose `/init` is `init`, with more entries: folders come before what is in them.
 ///
 /// The kernel opens `/dev/console` for init's standard streams before init can make it.
-pub(crate) fn archive(agent: &[u8]) -> Vec<u8> {
-    let entry = |name, mode, device, content| Entry {
-        name,
-        mode,
-        device,
-        content,
-    };
-    let entries = [
-        entry("dev", FOLDER, (0, 0), &[]),
-        entry("dev/console", CHARACTER_DEVICE, (5, 1), &[]),
-        entry("init", PROGRAM, (0, 0), agent),
-        entry("TRAILER!!!", 0, (0, 0), &[]),
+pub(crate) fn archive_with(init: &[u8], more: Vec<Entry<'_>>) -> Vec<u8> {
+    let mut entries = vec![
+        Entry::folder("dev"),
+        Entry::character_device("dev/console", (5, 1)),
+        Entry::program("init", init),
     ];
-    let mut archive = Vec::with_capacity(agent.len() + 1024);
+    entries.extend(more);
+    let mut archive = Vec::with_capacity(init.len() + 1024);
     for (index, entry) in entries.iter().enumerate() {
         append(&mut archive, entry, index + 1);
     }
+    let end = Entry {
+        name: "TRAILER!!!",
+        mode: 0,
+        device: (0, 0),
+        content: &[],
+    };
+    append(&mut archive, &end, entries.len() + 1);
     archive
 }
 

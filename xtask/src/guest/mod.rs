@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 
 use crate::{bench, cache, workspace};
 
-pub(crate) use initrd::archive;
+pub(crate) use initrd::{Entry, archive, archive_with};
 
 /// Options of `cargo xtask guest`.
 #[derive(clap::Args)]

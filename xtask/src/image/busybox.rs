@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::{Recipe, oci};
-use crate::command;
+use crate::{cache, command};
 
 const PACKAGE: &str = "busybox-static";
 
@@ -53,6 +53,18 @@ pub(super) fn recipe() -> Result<Recipe> {
     })
 }
 
+/// The program itself, fetched once: the machine's own may be another or none.
+pub(crate) fn program() -> Result<PathBuf> {
+    let mut ingredients = cache::Ingredients::default();
+    ingredients.add(PACKAGE, candidate()?);
+    let entry = cache::obtain("busybox", &ingredients.digest(), |folder| {
+        let work = tempfile::tempdir()?;
+        fs::copy(unpack(work.path())?, folder.join("busybox"))?;
+        Ok(())
+    })?;
+    Ok(entry.join("busybox"))
+}
+
 /// The version of the package that the archive has for this release.
 fn candidate() -> Result<String> {
     let policy = command::output(
@@ -81,7 +93,7 @@ fn layer(work: &Path) -> Result<PathBuf> {
         fs::write(root.join(path), text)?;
     }
     let busybox = root.join("bin/busybox");
-    fs::copy(unpack(work)?, &busybox)?;
+    fs::copy(program()?, &busybox)?;
     fs::set_permissions(&busybox, fs::Permissions::from_mode(0o755))?;
     link_applets(&busybox, &root)?;
     let layer = work.join("layer.tar");

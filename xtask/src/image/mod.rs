@@ -1,7 +1,7 @@
 //! Container images of the tests and the quickstart, made from Debian packages: no registry of
 //! images is asked, and what is in them is known.
 
-mod busybox;
+pub(crate) mod busybox;
 mod debian;
 mod oci;
 

@@ -103,7 +103,8 @@ impl Qemu {
     }
 
     fn plan(&self, spec: &BootSpec, sockets: Sockets) -> Plan {
-        let mut parameters = command_line::parameters(self.accelerator, self.counter_khz);
+        let mut parameters =
+            command_line::parameters(self.accelerator, spec.vcpus, self.counter_khz);
         parameters.extend(spec.parameters.iter().cloned());
         Plan {
             accelerator: self.accelerator,

@@ -98,7 +98,7 @@ fn rights(docker: &Docker<'_>) -> Result<()> {
 
 /// Everything is allowed, of the virtual machine.
 fn privileged(docker: &Docker<'_>) -> Result<()> {
-    let script = "mount -t tmpfs none /mnt && echo mounted; hostname changed && hostname; \
+    let script = "mkdir /new && mount -t tmpfs none /new && echo mounted; hostname changed && hostname; \
                   grep -E '^(CapEff|Seccomp):' /proc/self/status; echo 7 >/proc/sys/vm/swappiness && echo set; \
                   ip link add spare type dummy && echo linked";
     let run = docker

@@ -13,8 +13,8 @@ pub(super) fn scenarios() -> Vec<(&'static str, Body)> {
 }
 
 pub(super) fn only_vm() -> (&'static str, Body, &'static str) {
-    let why = "containers of one kernel can share a network namespace";
-    ("network_of_another", network_of_another, why)
+    let why = "containers of one kernel can share a network, and have any number of them";
+    ("refused_networks", refused_networks, why)
 }
 
 /// Starts a web server that says a word, and gives the container's id.
@@ -132,7 +132,7 @@ pub(super) fn no_interfaces(docker: &Docker<'_>) -> Result<()> {
     })
 }
 
-fn network_of_another(docker: &Docker<'_>) -> Result<()> {
+fn refused_networks(docker: &Docker<'_>) -> Result<()> {
     for network in ["bridge", "none"] {
         let flags = ["run", "--detach", "--name=first", "--network", network];
         docker.does([&flags[..], &[BUSYBOX, "sleep", "1000"]].concat())?;
@@ -142,5 +142,20 @@ fn network_of_another(docker: &Docker<'_>) -> Result<()> {
         docker.does(["exec", "first", "true"])?;
         docker.remove(&["first"])?;
     }
+    // One more than the machine has slots for devices.
+    let many = ["create", "--name=many", BUSYBOX, "true"];
+    docker.does(many)?;
+    let networks = ["one", "two", "three", "four"];
+    for network in networks {
+        docker.does(["network", "create", network])?;
+        docker.does(["network", "connect", network, "many"])?;
+    }
+    let refused = docker.command(["start", "many"]).run()?.exits(1)?;
+    contains(&refused.errors(), "machine.hotplug_slots")?;
+    no_interfaces(docker)?;
+    docker.does(["network", "disconnect", "four", "many"])?;
+    docker.does(["start", "--attach", "many"])?;
+    docker.remove(&["many"])?;
+    docker.does([&["network", "rm"][..], &networks].concat())?;
     no_interfaces(docker)
 }

@@ -3,6 +3,8 @@
 
 use std::process::ExitCode;
 
+use casemate_e2e::docker::Release;
+
 mod bad_input;
 mod command_line;
 mod control;
@@ -35,7 +37,8 @@ fn main() -> ExitCode {
         ("exec", exec::scenarios()),
         ("control", control::scenarios()),
         ("resources", resources::scenarios()),
-        ("docker", docker::scenarios()),
+        ("docker20", docker::scenarios(Release::V20)),
+        ("docker28", docker::scenarios(Release::V28)),
         ("kill_matrix", kill_matrix::scenarios()),
         ("insight", insight::scenarios()),
         ("many", many::scenarios()),

@@ -33,6 +33,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         by_hook,
         before_start,
         while_running,
+        made_slowly,
         macvlan,
     ];
     let only_vm = scenarios![
@@ -459,6 +460,50 @@ fn while_running(host: &Host) -> Result<()> {
     // The same name once more, as another interface.
     place.connect(1)?;
     sees(&["eth0=10.7.0.2/24", "eth1=10.7.1.2/24"], &[])?;
+    container.delete_force()?;
+    ensure!(place.traces()?.is_empty(), "{}", place.traces()?);
+    place.end()
+}
+
+/// As Docker does it from version 28 on: an interface comes, gets its name, its
+/// hardware address and its addresses, and is put up last.
+fn made_slowly(host: &Host) -> Result<()> {
+    const SLOW: Duration = Duration::from_millis(200);
+    let place = Place::new(host)?;
+    place.connect(0)?;
+    let script = "while :; do for one in /sys/class/net/*; do \
+        echo ${one##*/}=$(cat $one/address)=$(ip -o -4 addr show ${one##*/} | awk '{ print $4 }'); \
+        done | xargs; sleep 0.1; done";
+    let bundle = place.bundle(&["sh", "-c", script])?;
+    let mut container = Container::run(host, &bundle)?;
+    let mut sees = |part: &str| {
+        until_true(part, SOON, || {
+            let written = container.streams().written();
+            let text = String::from_utf8_lossy(&written);
+            Ok(text.lines().last().unwrap_or_default().contains(part))
+        })
+    };
+    sees("=10.7.0.2/24")?;
+    ip(
+        host,
+        "link add host1 type veth peer name veth1 netns yard address 02:00:00:00:00:01",
+    )?;
+    for step in [
+        "link set veth1 name eth1",
+        "link set eth1 address 02:00:00:00:00:02",
+        "addr add 10.7.1.2/24 dev eth1",
+        "link set eth1 up",
+    ] {
+        thread::sleep(SLOW);
+        place.ip(step)?;
+    }
+    sees("eth1=02:00:00:00:00:02=10.7.1.2/24")?;
+    // One that is there already becomes another card.
+    place.ip("link set eth1 address 02:00:00:00:00:03")?;
+    sees("eth1=02:00:00:00:00:03=10.7.1.2/24")?;
+    // One that nobody puts up is there as well.
+    ip(host, "link add host2 type veth peer name eth2 netns yard")?;
+    sees("eth2=")?;
     container.delete_force()?;
     ensure!(place.traces()?.is_empty(), "{}", place.traces()?);
     place.end()

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use casemate_e2e::leak::{Before, SETTLE};
-use casemate_e2e::{Host, Scenario, isolation, processes, scenarios};
+use casemate_e2e::{Exit, Host, Scenario, Size, isolation, processes, scenarios};
 use nix::sys::signal::Signal;
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    scenarios![leaks_are_found, held_streams_are_found]
+    scenarios![leaks_are_found, held_streams_are_found, typing]
 }
 
 /// Each kind of thing that a runtime can leave behind.
@@ -64,4 +64,39 @@ fn held_streams_are_found(host: &Host) -> Result<()> {
         holder.kill()?;
     }
     Ok(())
+}
+
+/// A shell on a terminal has what a user gives it, and its end is seen.
+fn typing(host: &Host) -> Result<()> {
+    const SOON: Duration = Duration::from_secs(10);
+    let (small, large) = (size(10, 50), size(33, 111));
+    let shell = || host.command("sh").env("PS1", "here> ").on_terminal(small);
+    let mut typist = shell()?;
+    typist.await_text("here> ", SOON)?;
+    typist.type_text("tty; stty size\r")?;
+    typist.await_text("/dev/pts/", SOON)?;
+    typist.await_text("10 50\r\n", SOON)?;
+    typist.resize(large)?;
+    typist.type_text("stty size; sleep 1000\r")?;
+    typist.await_text("33 111\r\n", SOON)?;
+    typist.type_text("\x03")?;
+    typist.await_text("here> ", SOON)?;
+    let missing = typist.await_text("never shown", Duration::from_millis(50));
+    let story = format!("{:#}", missing.err().context("an error")?);
+    ensure!(story.contains("33 111"), "{story}");
+    typist.type_text("exit 7\r")?;
+    let ended = typist.finish()?.exits(7)?;
+    ensure!(ended.text().ends_with("exit 7"), "{ended}");
+
+    let mut typist = shell()?;
+    typist.await_text("here> ", SOON)?;
+    typist.type_text("exec sleep 1000\r")?;
+    typist.await_text("1000\r\n", SOON)?;
+    typist.hang_up()?;
+    ensure!(typist.exit_within(SOON)? == Exit::Signal(Signal::SIGHUP as i32));
+    Ok(())
+}
+
+fn size(rows: u16, columns: u16) -> Size {
+    Size { rows, columns }
 }

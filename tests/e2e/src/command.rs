@@ -4,6 +4,7 @@
 mod collector;
 mod finished;
 mod running;
+mod typist;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -19,6 +20,7 @@ use crate::runtime::in_search_path;
 use collector::Collector;
 pub use finished::{Exit, Finished};
 pub use running::Running;
+pub use typist::{Size, Typist};
 
 /// The time a command has unless it is given another.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -144,6 +146,22 @@ impl<'h> Command<'h> {
             out: collected.map(Collector::start),
             err: child.stderr.take().map(Collector::start),
         })
+    }
+
+    /// Starts it with a terminal of its own, for somebody who types: it leads
+    /// a session with that terminal and ignores no signal, as the programs of
+    /// a login do. setsid(1) and env(1) do it, which become the program.
+    pub fn on_terminal(self, size: Size) -> Result<Typist<'h>> {
+        let setsid = in_search_path("setsid").context("setsid: no such program")?;
+        let mut child = std::process::Command::new(setsid);
+        child
+            .args(["--ctty", "env", "--default-signal"])
+            .arg(self.program()?)
+            .args(&self.argv[1..])
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .env("TERM", "xterm")
+            .current_dir(&self.folder);
+        Typist::start(self.host, self.line(), child, size, self.limit)
     }
 
     /// The program's path. The standard library waits by itself for a child

@@ -1,15 +1,20 @@
 //! A Docker engine of the scenario's own: its state in the scenario's folder,
 //! its network and mounts in namespaces that end with it.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 
 use crate::Skip;
-use crate::command::{Command, Running};
+use crate::command::{Command, Finished, Running};
 use crate::host::Host;
 use crate::images;
 use crate::runtime::checkout;
@@ -21,24 +26,58 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The name under which engines know the scenario's runtime.
 const RUNTIME: &str = "scenario";
 
+/// Which engine. What differs for a runtime is above all when a container gets its network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// 20.10: by a prestart hook.
+    V20,
+    /// 28: between create and start, without a hook.
+    V28,
+}
+
+impl Release {
+    /// The name of the folder into which it was unpacked.
+    fn name(self) -> &'static str {
+        match self {
+            Release::V20 => "docker20",
+            Release::V28 => "docker28",
+        }
+    }
+
+    /// The folder, or why there is none.
+    fn programs(self) -> Result<PathBuf> {
+        let place = checkout().join("build/clients").join(self.name());
+        if place.join("usr/sbin/dockerd").exists() {
+            return Ok(place);
+        }
+        let why = fs::read_to_string(place.with_extension("missing"));
+        let why = why.unwrap_or_else(|_| {
+            format!(
+                "no {} engine: `cargo xtask clients` unpacks one",
+                self.name()
+            )
+        });
+        Err(Skip(why).into())
+    }
+}
+
 /// A running engine with the BusyBox image.
 pub struct Docker<'h> {
-    host: &'h Host,
+    /// The machine on which it runs.
+    pub host: &'h Host,
+    /// Which one it is.
+    pub release: Release,
     programs: PathBuf,
     engine: Option<Running<'h>>,
 }
 
 impl<'h> Docker<'h> {
     /// Starts an engine whose default runtime is the scenario's.
-    pub fn start(host: &'h Host) -> Result<Docker<'h>> {
-        let programs = checkout().join("build/clients/docker");
-        if !programs.join("usr/sbin/dockerd").exists() {
-            let why = "no Docker engine: `cargo xtask clients` unpacks one";
-            return Err(Skip(why.to_owned()).into());
-        }
+    pub fn start(host: &'h Host, release: Release) -> Result<Docker<'h>> {
         let mut docker = Docker {
             host,
-            programs,
+            release,
+            programs: release.programs()?,
             engine: None,
         };
         docker.configure()?;
@@ -79,19 +118,45 @@ impl<'h> Docker<'h> {
         Ok(run.run()?.ok()?.text())
     }
 
-    /// What `docker inspect` says, by a Go template.
-    pub fn inspect(&self, container: &str, template: &str) -> Result<String> {
-        let found = self
-            .plain(["inspect", "--format", template, container])
-            .run()?;
-        Ok(found.ok()?.text())
+    /// Runs a command of the client that must succeed.
+    pub fn does<A: AsRef<str>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<Finished> {
+        self.command(arguments).run()?.ok()
     }
 
-    /// A command in the network of the engine, where its ports are.
+    /// What `docker inspect` says, by a Go template.
+    pub fn inspect(&self, object: &str, template: &str) -> Result<String> {
+        Ok(self.does(["inspect", "--format", template, object])?.text())
+    }
+
+    /// Removes containers, running or not.
+    pub fn remove(&self, containers: &[&str]) -> Result<()> {
+        self.does([&["rm", "--force"], containers].concat())?;
+        Ok(())
+    }
+
+    /// A command in the network of the engine, where its bridges are.
     pub fn beside(&self, program: &str) -> Result<Command<'h>> {
-        let engine = self.engine.as_ref().context("the engine has ended")?;
-        let namespace = format!("--net=/proc/{}/ns/net", engine.pid);
+        let namespace = format!("--net={}", self.network()?);
         Ok(self.host.command("nsenter").arg(namespace).arg(program))
+    }
+
+    /// What a server says to who asks for `/` at an address in the network of
+    /// the engine, where its ports are.
+    pub fn fetch(&self, address: &str) -> Result<String> {
+        let network = self.network()?;
+        let network = File::open(&network).context(network)?;
+        let asking = || {
+            setns(network, CloneFlags::CLONE_NEWNET).context("the engine's network")?;
+            http_get(address)
+        };
+        // A namespace of the thread's own.
+        thread::scope(|scope| scope.spawn(asking).join())
+            .map_err(|_| anyhow!("the client of {address} panicked"))?
+    }
+
+    fn network(&self) -> Result<String> {
+        let engine = self.engine.as_ref().context("the engine has ended")?;
+        Ok(format!("/proc/{}/ns/net", engine.pid))
     }
 
     /// Ends the engine; no container may be left.
@@ -130,7 +195,9 @@ impl<'h> Docker<'h> {
             self.programs.join("usr/sbin"),
         );
         let inherited = std::env::var("PATH").unwrap_or_default();
-        let path = format!("{}:{}:{inherited}", bin.display(), sbin.display());
+        let path =
+            [&folder.join("bin"), &bin, &sbin].map(|folder| folder.to_string_lossy().into_owned());
+        let path = format!("{}:{inherited}", path.join(":"));
         self.host
             .command("unshare")
             .env("PATH", path)
@@ -154,10 +221,15 @@ impl<'h> Docker<'h> {
 
     fn configure(&self) -> Result<()> {
         let folder = self.folder();
-        for name in ["client", "tmp"] {
+        for name in ["bin", "client", "tmp"] {
             fs::create_dir_all(folder.join(name)).with_context(|| folder.display().to_string())?;
         }
-        let path = self.host.runtime.path.to_string_lossy();
+        // BuildKit runs its steps with what is called runc in the engine's path.
+        let program = &self.host.runtime.path;
+        symlink(program, folder.join("bin/runc")).context("the runtime's link")?;
+        let plugins = self.programs.join("usr/libexec/docker/cli-plugins");
+        symlink(plugins, folder.join("client/cli-plugins"))?;
+        let path = program.to_string_lossy();
         let config = serde_json::json!({
             "runtimes": { RUNTIME: { "path": path } },
             "default-runtime": RUNTIME,
@@ -173,6 +245,17 @@ impl<'h> Docker<'h> {
     fn socket(&self) -> PathBuf {
         self.folder().join("s")
     }
+}
+
+fn http_get(address: &str) -> Result<String> {
+    const SLOW: Option<Duration> = Some(Duration::from_secs(20));
+    let mut connection = TcpStream::connect(address).with_context(|| address.to_owned())?;
+    connection.set_read_timeout(SLOW)?;
+    connection.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer)?;
+    let (_, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+    Ok(body.trim_end().to_owned())
 }
 
 impl Drop for Docker<'_> {

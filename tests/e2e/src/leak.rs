@@ -70,12 +70,13 @@ impl Before {
     }
 }
 
-/// Cgroups of the scenario's containers. The parent itself and the group that
-/// podman makes in it for conmon stay: that is podman's way.
+/// Cgroups of the scenario's containers. The parent itself and the groups that
+/// podman makes in it for conmon and Docker for BuildKit stay: that is their way.
 fn groups(host: &Host) -> Vec<String> {
     let ours = |path: &Path| path.to_string_lossy().contains(&host.cgroup);
     let mut found = cgroups::find(ours);
-    found.retain(|path| !path.ends_with(&host.cgroup) && !path.ends_with("conmon"));
+    let kept = [&*host.cgroup, "conmon", "buildkit"];
+    found.retain(|path| !kept.iter().any(|name| path.ends_with(name)));
     found
         .iter()
         .map(|path| format!("cgroup {}", path.display()))

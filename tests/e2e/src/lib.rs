@@ -9,8 +9,8 @@
 //! left goes away with it. After a scenario has passed, nothing it has started
 //! may be left ([`leak`]).
 //!
-//! What a scenario uses: [`Command`] (a program with a time limit), [`Podman`],
-//! [`Docker`], [`Bundle`] and [`Container`] (the OCI command line called as conmon calls
+//! What a scenario uses: [`Command`] (a program with a time limit), [`Typist`]
+//! (one on a terminal), [`Podman`], [`Docker`], [`Bundle`] and [`Container`] (the OCI command line called as conmon calls
 //! it), [`processes`]. `tests/README.md` shows how to write one.
 #![forbid(unsafe_code)]
 
@@ -34,7 +34,7 @@ mod suite;
 pub mod wait;
 
 pub use bundle::Bundle;
-pub use command::{Command, Exit, Finished, Running};
+pub use command::{Command, Exit, Finished, Running, Size, Typist};
 pub use container::Container;
 pub use docker::Docker;
 pub use host::Host;

@@ -28,6 +28,11 @@ impl Interface {
     pub(super) fn is(&self, other: &Self) -> bool {
         (self.index, self.mac) == (other.index, other.mac)
     }
+
+    /// Whether the two cannot be connected at the same time.
+    pub(super) fn shares(&self, other: &Self) -> bool {
+        self.index == other.index || self.mac == other.mac
+    }
 }
 
 /// What is there.
@@ -38,11 +43,23 @@ pub(super) struct Inventory {
     pub(super) network: UpdateNetworkRequest,
     /// Interfaces that cannot be connected, with the reason.
     pub(super) refused: Vec<(String, &'static str)>,
+    /// Interfaces were left out that may still be in the making.
+    pub(super) unfinished: bool,
+}
+
+/// Which interfaces are taken that are down.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Down<'a> {
+    /// All of them.
+    Any,
+    /// Those with these numbers. Who brings an interface names it, gives it its address and
+    /// puts it up last: until then another one may still be in the making.
+    Known(&'a [u32]),
 }
 
 /// Reads all of it.
-pub(super) fn read(netlink: &mut Netlink) -> io::Result<Inventory> {
-    let mut inventory = choose(&links(netlink)?);
+pub(super) fn read(netlink: &mut Netlink, down: Down<'_>) -> io::Result<Inventory> {
+    let mut inventory = choose(&links(netlink)?, down);
     if inventory.interfaces.is_empty() {
         return Ok(inventory);
     }
@@ -154,11 +171,12 @@ fn ipv6(families: &[u8]) -> HashMap<String, i32> {
 enum Verdict {
     Take,
     Skip,
+    Await,
     Refuse(&'static str),
 }
 
 impl Link {
-    fn verdict(&self) -> Verdict {
+    fn verdict(&self, down: Down<'_>) -> Verdict {
         let up = self.flags & IFF_UP != 0;
         let tap = self.kind == "tun" && self.name.starts_with(TAP);
         if self.flags & IFF_LOOPBACK != 0 || tap {
@@ -168,6 +186,12 @@ impl Link {
         // Some kernels put tunnels that nobody uses into every namespace.
         if !up && (!ethernet || self.mac == [0; 6]) {
             return Verdict::Skip;
+        }
+        if let Down::Known(known) = down
+            && !up
+            && !known.contains(&self.index)
+        {
+            return Verdict::Await;
         }
         if !ethernet {
             return Verdict::Refuse(
@@ -188,10 +212,10 @@ impl Link {
 }
 
 /// Sorts out the interfaces.
-fn choose(links: &[Link]) -> Inventory {
+fn choose(links: &[Link], down: Down<'_>) -> Inventory {
     let mut inventory = Inventory::default();
     for link in links {
-        let verdict = match link.verdict() {
+        let verdict = match link.verdict(down) {
             Verdict::Take if inventory.has_mac(&link.mac) => {
                 Verdict::Refuse("another interface has the same MAC address")
             }
@@ -199,6 +223,7 @@ fn choose(links: &[Link]) -> Inventory {
         };
         match verdict {
             Verdict::Skip => {}
+            Verdict::Await => inventory.unfinished = true,
             Verdict::Refuse(reason) => inventory.refused.push((link.name.clone(), reason)),
             Verdict::Take => inventory.take(link),
         }

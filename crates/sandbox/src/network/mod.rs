@@ -33,6 +33,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use casemate_hypervisor::{Device, DeviceId, MacAddress, NetworkDevice, Vm};
@@ -45,6 +46,7 @@ use tokio::{
     io::unix::AsyncFd,
     sync::{mpsc, oneshot},
     task::spawn_local,
+    time::sleep,
 };
 
 use crate::{
@@ -54,7 +56,7 @@ use crate::{
 };
 
 pub use error::Error;
-use inventory::{Interface, Inventory};
+use inventory::{Down, Interface, Inventory};
 use names::Relay;
 pub(crate) use namespace::{Claim, Namespace};
 pub(crate) use own_ports::undo as undo_ports;
@@ -140,6 +142,7 @@ pub(crate) fn keep(start: Start<'_>) -> Result<Handle, Error> {
         applied: UpdateNetworkRequest::default(),
         refused: Vec::new(),
         changed: true,
+        unfinished: false,
         begun: false,
     };
     let (requests, queue) = mpsc::unbounded_channel();
@@ -175,15 +178,25 @@ struct Network {
     refused: Vec<String>,
     /// Something has changed, or is there, that the guest does not have.
     changed: bool,
+    /// Interfaces are left out that may still be in the making.
+    unfinished: bool,
     /// The first container has asked for the network.
     begun: bool,
 }
 
-/// Whether an interface that cannot be connected is an error.
+/// How long an interface that comes while the sandbox lives may stay down before
+/// it is taken as it is.
+const MAKING: Duration = Duration::from_secs(1);
+
+/// What is taken in of what there is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Demand {
+    /// All; an interface that cannot be connected is an error.
     Everything,
+    /// All that can be connected.
     WhatWorks,
+    /// Of that, what is finished.
+    WhatIsFinished,
 }
 
 impl Network {
@@ -206,12 +219,17 @@ impl Network {
                     if let Ok(mut ready) = ready {
                         ready.clear_ready();
                     }
-                    let mut timeline = Timeline::default();
-                    if let Err(error) = self.update(Demand::WhatWorks, &mut timeline).await {
-                        tracing::warn!(%error, "the network has changed, the guest's has not");
-                    }
+                    self.follow(Demand::WhatIsFinished).await;
                 }
+                () = sleep(MAKING), if self.unfinished => self.follow(Demand::WhatWorks).await,
             }
+        }
+    }
+
+    /// Takes in a change that nobody waits for.
+    async fn follow(&mut self, demand: Demand) {
+        if let Err(error) = self.update(demand, &mut Timeline::default()).await {
+            tracing::warn!(%error, "the network has changed, the guest's has not");
         }
     }
 
@@ -223,8 +241,7 @@ impl Network {
             return Ok(());
         }
         let begin = now_ns();
-        let mut inventory =
-            inventory::read(&mut self.netlink).map_err(failed("read interfaces"))?;
+        let mut inventory = self.look(demand)?;
         inventory.network.name_servers = name_servers;
         self.judge(demand, &inventory)?;
         let here = |card: &Card| {
@@ -240,7 +257,7 @@ impl Network {
             .map(|card| card.id.clone())
             .collect();
         if gone.is_empty() && inventory.network == self.applied {
-            self.changed = !self.refused.is_empty();
+            self.changed = self.lacks();
             return Ok(());
         }
         let new: Vec<Interface> = inventory
@@ -251,8 +268,9 @@ impl Network {
             .collect();
         timeline.until_now("host", "read the network", begin);
         // The guest lets go of a card only after seconds: that comes last, where
-        // there is room, and the guest can tell old from new by the address.
-        let again = |card: &Card| new.iter().any(|one| one.mac == card.interface.mac);
+        // there is room, the guest can tell old from new by the address, and the
+        // tap by the interface's number.
+        let again = |card: &Card| new.iter().any(|one| one.shares(&card.interface));
         let crowded =
             self.cards.len() + new.len() > self.slots as usize || self.cards.iter().any(again);
         if crowded {
@@ -274,7 +292,7 @@ impl Network {
             "network is up to date"
         );
         self.applied = inventory.network;
-        self.changed = !self.refused.is_empty();
+        self.changed = self.lacks();
         if !crowded {
             self.unplug(&gone).await?;
         }
@@ -300,6 +318,23 @@ impl Network {
             relay.allow(servers);
         }
         Ok(())
+    }
+
+    fn look(&mut self, demand: Demand) -> Result<Inventory, Error> {
+        let known: Vec<u32> = self.cards.iter().map(|card| card.interface.index).collect();
+        let down = match demand {
+            Demand::WhatIsFinished => Down::Known(&known),
+            Demand::Everything | Demand::WhatWorks => Down::Any,
+        };
+        let inventory = inventory::read(&mut self.netlink, down);
+        let inventory = inventory.map_err(failed("read interfaces"))?;
+        self.unfinished = inventory.unfinished;
+        Ok(inventory)
+    }
+
+    /// Whether the guest lacks something that is there.
+    fn lacks(&self) -> bool {
+        self.unfinished || !self.refused.is_empty()
     }
 
     /// Whether one can work with what is there.

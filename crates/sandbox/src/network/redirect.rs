@@ -254,7 +254,8 @@ mod tests {
     fn veth(netlink: &mut Netlink) -> Interface {
         run("ip link add eth0 type veth peer name peer0");
         run("ip link set eth0 up");
-        let found = inventory::read(netlink).unwrap().interfaces;
+        let found = inventory::read(netlink, inventory::Down::Any);
+        let found = found.unwrap().interfaces;
         found.into_iter().find(|one| one.name == "eth0").unwrap()
     }
 

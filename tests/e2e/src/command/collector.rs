@@ -23,6 +23,11 @@ impl Collector {
         let inode = fs::read_link(link)
             .map(|target| target.to_string_lossy().into_owned())
             .unwrap_or_default();
+        Collector::named(stream, inode)
+    }
+
+    /// Of a stream that others hold under another name than the descriptor's.
+    pub(super) fn named(stream: impl Read + Send + 'static, inode: String) -> Collector {
         let bytes = Bytes::default();
         let into = Arc::clone(&bytes);
         let reader = thread::spawn(move || read_all(stream, &into));

@@ -6,6 +6,14 @@ use super::*;
 
 /// Runs lines of ip(8) in a namespace of their own and reads what they made.
 fn after(script: &str) -> Option<Inventory> {
+    within(script, |netlink| read(netlink, Down::Any).unwrap())
+}
+
+fn links_after(script: &str) -> Option<Vec<Link>> {
+    within(script, |netlink| links(netlink).unwrap())
+}
+
+fn within<T: Send>(script: &str, look: impl FnOnce(&mut Netlink) -> T + Send) -> Option<T> {
     if !nix::unistd::geteuid().is_root() {
         println!("skipped: a network namespace needs root");
         return None;
@@ -19,7 +27,7 @@ fn after(script: &str) -> Option<Inventory> {
             let output = Command::new("ip").args(line.split(' ')).output().unwrap();
             assert!(output.status.success(), "ip {line}: {output:?}");
         }
-        read(&mut Netlink::open().unwrap()).unwrap()
+        look(&mut Netlink::open().unwrap())
     });
     Some(made.unwrap())
 }
@@ -208,7 +216,7 @@ fn verdicts_rest_on_the_kind_of_interface() {
         kind: "veth".into(),
         ..Link::default()
     };
-    assert_eq!(sound.verdict(), Verdict::Take);
+    assert_eq!(sound.verdict(Down::Any), Verdict::Take);
     type Change = fn(&mut Link);
     let cases: [(Change, bool); 6] = [
         (|link| link.flags = IFF_LOOPBACK, false),
@@ -224,15 +232,34 @@ fn verdicts_rest_on_the_kind_of_interface() {
     for (n, (change, refused)) in cases.iter().enumerate() {
         let mut link = sound.clone();
         change(&mut link);
-        match link.verdict() {
+        match link.verdict(Down::Any) {
             Verdict::Skip => assert!(!refused, "case {n}"),
             Verdict::Refuse(_) => assert!(refused, "case {n}"),
-            Verdict::Take => panic!("case {n} is taken"),
+            other => panic!("case {n}: {other:?}"),
         }
     }
     // Two of one address cannot be told apart in the guest.
     let mut other = sound.clone();
     (other.index, other.name) = (3, "eth1".into());
-    let chosen = choose(&[sound, other]);
+    let chosen = choose(&[sound, other], Down::Any);
     assert_eq!((chosen.interfaces.len(), chosen.refused.len()), (1, 1));
+}
+
+/// One that its maker may not be done with is not taken before it is up.
+#[test]
+fn who_is_down_may_be_unfinished() {
+    let script = format!("{PAIR}\nlink add eth1 type veth peer name peer1");
+    let Some(links) = links_after(&script) else {
+        return;
+    };
+    let index = |name: &str| links.iter().find(|link| link.name == name).unwrap().index;
+    let taken = |down| {
+        let chosen = choose(&links, down);
+        let has = |name: &str| chosen.interfaces.iter().any(|one| one.name == name);
+        (has("eth0"), has("eth1"), chosen.unfinished)
+    };
+    assert_eq!(taken(Down::Any), (true, true, false));
+    assert_eq!(taken(Down::Known(&[])), (true, false, true));
+    let pair = [index("eth1"), index("peer1")];
+    assert_eq!(taken(Down::Known(&pair)), (true, true, false));
 }

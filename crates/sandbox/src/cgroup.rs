@@ -116,6 +116,19 @@ impl Cgroup {
         Ok(())
     }
 
+    /// The directory where memory is counted, if it is anywhere.
+    pub(crate) fn memory(&self) -> Option<&Path> {
+        let controls = |directory: &&PathBuf| {
+            // A cgroup that is yet to be made is like the one above it.
+            let near = directory.ancestors().find(|path| path.exists());
+            let hierarchy = near.unwrap_or(directory);
+            let listed = fs::read_to_string(hierarchy.join("cgroup.controllers"));
+            let on_v2 = listed.is_ok_and(|list| list.split_whitespace().any(|one| one == "memory"));
+            on_v2 || hierarchy.join("memory.usage_in_bytes").exists()
+        };
+        self.directories.iter().find(controls).map(PathBuf::as_path)
+    }
+
     /// Moves a process, with all its threads, into the cgroup.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! The containers of a sandbox as its owner knows them.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, rc::Rc, time::Duration};
 
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
@@ -9,6 +9,7 @@ use crate::{
     error::Error,
     identifier::Id,
     key::Key,
+    oom::Notice,
     spec::HostSpec,
     stand_in::StandIn,
     state::{State, Status, VERSION},
@@ -135,6 +136,8 @@ pub(crate) struct Container {
     pub(crate) execs: BTreeMap<Id, Process>,
     /// All its processes are frozen.
     pub(crate) paused: bool,
+    /// For when it runs out of memory.
+    pub(crate) out_of_memory: Rc<Notice>,
     /// How long the hooks in the guest may take at its start.
     pub(crate) hook_time: Duration,
     /// Execs that were started while it was paused: they run when it goes on.

@@ -46,9 +46,6 @@ pub(crate) enum Event {
     /// The processes of a container stand still (or go on), or could not be
     /// made to.
     Frozen(Key, bool, Result<(), Error>, Reply<()>),
-    /// The kernel of the guest has killed a process of the container for want
-    /// of memory.
-    OutOfMemory(Key),
     /// A process has ended and its output is with the client.
     Ended(Key, ExitStatus),
     /// The terminal of a process has another size.
@@ -192,7 +189,6 @@ impl Owner {
             Event::Made(key, result) => self.made(key, *result),
             Event::Started(key, result, reply) => self.started(&key, result, reply),
             Event::Frozen(key, frozen, result, reply) => self.frozen(&key, frozen, result, reply),
-            Event::OutOfMemory(key) => self.out_of_memory(&key),
             Event::Ended(key, exit) => self.ended(&key, exit),
             Event::TerminalSize(key, size) => {
                 if let Some(attachment) = self.attachments.get_mut(&key) {

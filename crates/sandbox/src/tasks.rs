@@ -23,6 +23,7 @@ use crate::{
     key::Key,
     machine::{self, Options, Prepared, Ready},
     network,
+    oom::Notice,
     owner::Event,
     spec::{self, GuestSpec, HostPath, HostSpec},
     stand_in::{StandIn, TerminalSize},
@@ -299,6 +300,7 @@ pub(crate) fn spawn_wait(
     key: Key,
     ready: &Ready,
     mut outputs: Outputs,
+    notice: Rc<Notice>,
     events: UnboundedSender<Event>,
 ) {
     let agent = ready.agent.clone();
@@ -312,7 +314,10 @@ pub(crate) fn spawn_wait(
             }
         };
         if response.oom_killed {
-            report(&events, Event::OutOfMemory(key.clone()));
+            tracing::warn!(process = %key, "the guest ran out of memory for it");
+            if let Err(error) = notice.tell().await {
+                tracing::warn!(process = %key, %error, "its client is not told of that");
+            }
         }
         outputs.drained().await;
         let exit = ExitStatus::now(response.exit_status);

@@ -9,7 +9,6 @@ use crate::{
     error::Error,
     identifier::Id,
     key::Key,
-    oom,
     policy::{self, Operation},
     tasks,
     timeline::Timeline,
@@ -155,15 +154,6 @@ impl Owner {
         container.paused = false;
         for (key, reply) in std::mem::take(&mut container.held) {
             self.start_exec(key, reply);
-        }
-    }
-
-    pub(super) fn out_of_memory(&self, key: &Key) {
-        tracing::warn!(container = %key, "the guest ran out of memory for it");
-        if let Some(container) = self.containers.get(&key.container)
-            && let Err(error) = oom::tell_client(&container.bundle, &container.host.annotations)
-        {
-            tracing::warn!(container = %key, %error, "its client is not told");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Containers and processes are made: what the host has to give is taken, then
 //! the guest is asked.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, rc::Rc};
 
 use super::{Machine, Owner, answer};
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
     error::Error,
     handle::Create,
     key::Key,
+    oom::Notice,
     policy::{Operation, Refusal},
     share::Entry,
     spec,
@@ -84,6 +85,11 @@ impl Owner {
         guest.streams = protobuf::MessageField::some(attachment.stdio.wanted());
         let (stdio, size) = (attachment.stdio, attachment.size);
         let mut container = Container {
+            out_of_memory: Rc::new(Notice::new(
+                &create.bundle,
+                &host.annotations,
+                host.cgroups_path.as_deref(),
+            )),
             bundle: create.bundle,
             oci_version,
             process: guest.process.clone().unwrap_or_default(),
@@ -182,7 +188,16 @@ impl Owner {
             // The machine went while the guest answered.
             return;
         };
-        tasks::spawn_wait(key.clone(), ready, made.outputs, self.events.clone());
+        let Some(container) = self.containers.get(&key.container) else {
+            return;
+        };
+        tasks::spawn_wait(
+            key.clone(),
+            ready,
+            made.outputs,
+            Rc::clone(&container.out_of_memory),
+            self.events.clone(),
+        );
         let Some(process) = self.process(&key) else {
             return;
         };

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use casemate_e2e::docker::Release;
 
+mod applications;
 mod bad_input;
 mod command_line;
 mod control;
@@ -43,5 +44,6 @@ fn main() -> ExitCode {
         ("insight", insight::scenarios()),
         ("many", many::scenarios()),
         ("network", network::scenarios()),
+        ("applications", applications::scenarios()),
     ])
 }

@@ -94,6 +94,13 @@ impl<'h> Docker<'h> {
         Ok(docker)
     }
 
+    /// Gives the engine an image beside BusyBox.
+    pub fn load(&self, image: &str) -> Result<()> {
+        let load = self.plain(["load", "--quiet", "--input"]);
+        load.arg(images::archive(image)?).run()?.ok()?;
+        Ok(())
+    }
+
     /// Any command of the client.
     pub fn command<A: AsRef<str>>(&self, arguments: impl IntoIterator<Item = A>) -> Command<'h> {
         let arguments = arguments.into_iter().map(|a| a.as_ref().to_owned());

@@ -21,6 +21,7 @@ mod network;
 mod resources;
 mod run;
 mod sight;
+mod soak;
 mod streams;
 mod suite;
 
@@ -45,5 +46,6 @@ fn main() -> ExitCode {
         ("many", many::scenarios()),
         ("network", network::scenarios()),
         ("applications", applications::scenarios()),
+        ("soak", soak::scenarios()),
     ])
 }

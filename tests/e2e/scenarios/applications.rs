@@ -5,9 +5,11 @@
 //! The clients are those of the image, run on the host in the image's root file system.
 
 use std::fs;
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use casemate_e2e::docker::{Release, http_get};
 use casemate_e2e::expect::{contains, field};
 use casemate_e2e::images::unpacked;
 use casemate_e2e::wait::until_true;
@@ -15,14 +17,17 @@ use casemate_e2e::{APPLICATIONS, Command, Docker, Finished, Host, Podman, Scenar
 use nix::sched::{CloneFlags, unshare};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    scenarios![nginx, redis, postgres, with_docker]
+    scenarios![nginx, redis, postgres, with_docker20, with_docker28]
         .into_iter()
-        .map(|scenario| scenario.limit(Duration::from_secs(400)))
+        .map(|scenario| scenario.limit(Duration::from_secs(600)))
         .collect()
 }
 
 /// How long a server may take to begin to serve, on a busy machine without virtualization.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Between questions: a client costs as much as what its server does to begin.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// As long as a load may take at most.
 const LOAD: Duration = Duration::from_secs(120);
@@ -39,8 +44,16 @@ fn postgres(host: &Host) -> Result<()> {
     keep_accounts(&Engine::podman(host)?)
 }
 
-fn with_docker(host: &Host) -> Result<()> {
-    let docker = Docker::start(host)?;
+fn with_docker20(host: &Host) -> Result<()> {
+    with_docker(host, Release::V20)
+}
+
+fn with_docker28(host: &Host) -> Result<()> {
+    with_docker(host, Release::V28)
+}
+
+fn with_docker(host: &Host, release: Release) -> Result<()> {
+    let docker = Docker::start(host, release)?;
     docker.load(APPLICATIONS)?;
     let engine = Engine {
         host,
@@ -52,11 +65,25 @@ fn with_docker(host: &Host) -> Result<()> {
     docker.stop()
 }
 
+/// Waits until a server does what `probe` asks of it.
+fn serves(what: &str, probe: impl Fn() -> Result<bool>) -> Result<()> {
+    until_true(what, PATIENCE, || {
+        let served = probe()?;
+        if !served {
+            sleep(PAUSE);
+        }
+        Ok(served)
+    })
+}
+
+/// Where the web server is published.
+const PAGES: &str = "127.0.0.1:18080";
+
 /// A web server with a read-only root, its pages in a folder of the host.
 fn serve_pages(engine: &Engine<'_>) -> Result<()> {
     let site = engine.host.new_folder("site")?;
     let page = "served\n".repeat(1000);
-    fs::write(site.join("page.html"), &page)?;
+    fs::write(site.join("index.html"), &page)?;
     let server = engine.run(&[
         "--publish=18080:80",
         "--memory=512m",
@@ -72,12 +99,13 @@ fn serve_pages(engine: &Engine<'_>) -> Result<()> {
         "-g",
         "daemon off;",
     ])?;
-    let url = "http://127.0.0.1:18080/page.html";
-    let fetch = || engine.beside("curl")?.args(["-sS", url]).run();
-    until_true("the page", PATIENCE, || {
-        Ok(fetch()?.stdout == page.as_bytes())
+    serves("the page", || {
+        Ok(engine
+            .fetch(PAGES)
+            .is_ok_and(|text| text == page.trim_end()))
     })?;
-    let load = ["--threads=2", "--connections=8", "--duration=5s", url];
+    let url = format!("http://{PAGES}/");
+    let load = ["--threads=2", "--connections=8", "--duration=5s", &url];
     let told = engine.load("wrk", &load)?;
     // wrk has no such lines when nothing has failed.
     ensure!(!told.text().contains("Socket errors"), "{told}");
@@ -89,8 +117,8 @@ fn serve_pages(engine: &Engine<'_>) -> Result<()> {
     let requests: u32 = requests.context("wrk counts requests")?.0.trim().parse()?;
     ensure!(requests >= 100, "{told}");
     // What changes on the host is served at once.
-    fs::write(site.join("page.html"), "changed")?;
-    until_true("the change", PATIENCE, || Ok(fetch()?.stdout == b"changed"))?;
+    fs::write(site.join("index.html"), "changed")?;
+    serves("the change", || Ok(engine.fetch(PAGES)? == "changed"))?;
     engine.stop(&server)?;
     engine.remove(&server)
 }
@@ -124,7 +152,7 @@ fn keep_values(engine: &Engine<'_>) -> Result<()> {
         client.args(["-p", "16379"]).args(arguments).run()
     };
     let answers = || Ok(ask(&["ping"])?.text() == "PONG");
-    until_true("Redis", PATIENCE, answers)?;
+    serves("Redis", answers)?;
     let load = [
         "-p",
         "16379",
@@ -158,7 +186,7 @@ fn keep_values(engine: &Engine<'_>) -> Result<()> {
     ensure!(inside.run()?.ok()?.text() == "yes");
     engine.stop(&server)?;
     engine.start(&server)?;
-    until_true("Redis again", PATIENCE, answers)?;
+    serves("Redis again", answers)?;
     let kept = [ask(&["get", "kept"])?, ask(&["llen", "mylist"])?];
     ensure!(
         kept[0].text() == "yes" && kept[1].text() == "5000",
@@ -199,7 +227,7 @@ fn keep_accounts(engine: &Engine<'_>) -> Result<()> {
         client.args(["-At", "-c", query]).run()
     };
     let answers = || Ok(ask("select 1")?.text() == "1");
-    until_true("PostgreSQL", PATIENCE, answers)?;
+    serves("PostgreSQL", answers)?;
     let fill = [&AT_DATABASE[..], &["--initialize", "--quiet"]].concat();
     engine.load("pgbench", &fill)?;
     let load = ["--client=4", "--time=6", "--no-vacuum"];
@@ -228,7 +256,7 @@ fn keep_accounts(engine: &Engine<'_>) -> Result<()> {
     engine.command(&inside)?.run()?.ok()?;
     engine.stop(&server)?;
     engine.start(&server)?;
-    until_true("PostgreSQL again", PATIENCE, answers)?;
+    serves("PostgreSQL again", answers)?;
     let found = ask(sums)?;
     ensure!(found.text() == expected, "{found}: {expected} was expected");
     let log = engine.command(&["logs", &server])?.run()?.ok()?;
@@ -316,19 +344,19 @@ impl<'h> Engine<'h> {
         }
     }
 
+    /// What a web server says to who asks for `/`.
+    fn fetch(&self, address: &str) -> Result<String> {
+        match &self.client {
+            Client::Podman(_) => http_get(address),
+            Client::Docker(docker) => docker.fetch(address),
+        }
+    }
+
     /// A program of the image, on the host.
     fn client(&self, program: &str) -> Result<Command<'_>> {
         let root = unpacked(self.host, APPLICATIONS)?;
-        let found = ["usr/bin", "usr/lib/postgresql/15/bin"]
-            .iter()
-            .map(|folder| format!("{folder}/{program}"))
-            .find(|path| root.join(path).exists())
-            .with_context(|| format!("the image has no {program}"))?;
-        let line = self
-            .beside("chroot")?
-            .env("PGDATABASE", "postgres")
-            .arg(&root);
-        Ok(line.arg(format!("/{found}")).limit(LOAD))
+        let line = self.beside("chroot")?.env("PGDATABASE", "postgres");
+        Ok(line.arg(&root).arg(program).limit(LOAD))
     }
 
     /// Runs a load to its end.

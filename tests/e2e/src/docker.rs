@@ -254,7 +254,8 @@ impl<'h> Docker<'h> {
     }
 }
 
-fn http_get(address: &str) -> Result<String> {
+/// What a web server says to who asks for `/` there, without the end of its last line.
+pub fn http_get(address: &str) -> Result<String> {
     const SLOW: Option<Duration> = Some(Duration::from_secs(20));
     let mut connection = TcpStream::connect(address).with_context(|| address.to_owned())?;
     connection.set_read_timeout(SLOW)?;

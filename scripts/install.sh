@@ -174,12 +174,13 @@ prepare_machine() {
     require_rust
 }
 
-# Builds the host's binary, the guest and the images. What is up to date is not made again.
+# build_all [IMAGES...]: the host's binary, the guest and the images, all of them if none is named.
+# What is up to date is not made again.
 build_all() {
     say "building the runtime"
     cargo build --release --locked --package casemate || die "the build of the runtime failed"
     cargo xtask guest || die "the build of the guest failed"
-    cargo xtask image || die "the build of the images failed"
+    cargo xtask image "$@" || die "the build of the images failed"
 }
 
 # install_file MODE FROM TO: leaves an equal file alone, replaces another at one stroke.

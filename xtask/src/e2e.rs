@@ -18,7 +18,13 @@ pub(crate) struct Options {
 
 /// Runs the suite against what `./quickstart` installed.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    for artifact in ["guest/vmlinux", "guest/initrd.cpio", "images/busybox.tar"] {
+    for artifact in [
+        "guest/vmlinux",
+        "guest/initrd.cpio",
+        "images/busybox.tar",
+        "images/debian.tar",
+        "images/applications.tar",
+    ] {
         ensure!(
             workspace::root().join("build").join(artifact).exists(),
             "build/{artifact} is not there\nhint: cargo xtask guest && cargo xtask image"

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use casemate_e2e::docker::Release;
 
+mod applications;
 mod bad_input;
 mod command_line;
 mod control;
@@ -20,6 +21,7 @@ mod network;
 mod resources;
 mod run;
 mod sight;
+mod soak;
 mod streams;
 mod suite;
 
@@ -43,5 +45,7 @@ fn main() -> ExitCode {
         ("insight", insight::scenarios()),
         ("many", many::scenarios()),
         ("network", network::scenarios()),
+        ("applications", applications::scenarios()),
+        ("soak", soak::scenarios()),
     ])
 }

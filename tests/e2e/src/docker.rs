@@ -94,6 +94,13 @@ impl<'h> Docker<'h> {
         Ok(docker)
     }
 
+    /// Gives the engine an image beside BusyBox.
+    pub fn load(&self, image: &str) -> Result<()> {
+        let load = self.plain(["load", "--quiet", "--input"]);
+        load.arg(images::archive(image)?).run()?.ok()?;
+        Ok(())
+    }
+
     /// Any command of the client.
     pub fn command<A: AsRef<str>>(&self, arguments: impl IntoIterator<Item = A>) -> Command<'h> {
         let arguments = arguments.into_iter().map(|a| a.as_ref().to_owned());
@@ -247,7 +254,8 @@ impl<'h> Docker<'h> {
     }
 }
 
-fn http_get(address: &str) -> Result<String> {
+/// What a web server says to who asks for `/` there, without the end of its last line.
+pub fn http_get(address: &str) -> Result<String> {
     const SLOW: Option<Duration> = Some(Duration::from_secs(20));
     let mut connection = TcpStream::connect(address).with_context(|| address.to_owned())?;
     connection.set_read_timeout(SLOW)?;

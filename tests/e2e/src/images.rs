@@ -15,9 +15,11 @@ use crate::runtime::checkout;
 pub const BUSYBOX: &str = "localhost/casemate/busybox:latest";
 /// A small Debian with perl-base and capsh.
 pub const DEBIAN: &str = "localhost/casemate/debian:latest";
+/// nginx, Redis and PostgreSQL, with clients that load them.
+pub const APPLICATIONS: &str = "localhost/casemate/applications:latest";
 
 /// The archive of an image, made by `cargo xtask image`.
-fn archive(image: &str) -> Result<PathBuf> {
+pub(crate) fn archive(image: &str) -> Result<PathBuf> {
     let folder = env::var_os("CASEMATE_E2E_IMAGES").unwrap_or_else(|| "build/images".into());
     let folder = checkout().join(folder);
     let name = image.rsplit('/').next().unwrap_or(image);
@@ -59,7 +61,7 @@ pub(crate) fn load(host: &Host, image: &str) -> Result<()> {
 
 /// An archive of the BusyBox image's root file system.
 pub(crate) fn rootfs_archive(host: &Host) -> Result<PathBuf> {
-    let tree = unpacked(host)?;
+    let tree = unpacked(host, BUSYBOX)?;
     let archive = host.shared.join("busybox.tar");
     once(host, "rootfs-archive", || {
         let tar = host.command("tar").arg("-C").arg(&tree);
@@ -71,7 +73,7 @@ pub(crate) fn rootfs_archive(host: &Host) -> Result<PathBuf> {
 
 /// A copy of the BusyBox image's root file system.
 pub(crate) fn copy_rootfs(host: &Host, to: &Path) -> Result<()> {
-    let tree = unpacked(host)?;
+    let tree = unpacked(host, BUSYBOX)?;
     host.command("cp")
         .arg("-a")
         .arg(&tree)
@@ -81,9 +83,14 @@ pub(crate) fn copy_rootfs(host: &Host, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn unpacked(host: &Host) -> Result<PathBuf> {
-    let tree = host.shared.join("busybox");
-    once(host, "rootfs", || unpack(host, &archive(BUSYBOX)?, &tree))?;
+/// The image's root file system, for all scenarios: it must not be changed.
+pub fn unpacked(host: &Host, image: &str) -> Result<PathBuf> {
+    let archive = archive(image)?;
+    let name = archive.file_stem().unwrap_or_default();
+    let tree = host.shared.join("trees").join(name);
+    once(host, &format!("{}.tree", name.to_string_lossy()), || {
+        unpack(host, &archive, &tree)
+    })?;
     Ok(tree)
 }
 
@@ -132,7 +139,8 @@ fn extract(host: &Host, archive: &Path, into: &Path) -> Result<()> {
     host.command("tar")
         .arg("-C")
         .arg(into)
-        .arg("-xf")
+        // The names of users are the image's.
+        .args(["--numeric-owner", "-xf"])
         .arg(archive)
         .run()?
         .ok()?;

@@ -38,7 +38,7 @@ pub use command::{Command, Exit, Finished, Running, Size, Typist};
 pub use container::Container;
 pub use docker::Docker;
 pub use host::Host;
-pub use images::{BUSYBOX, DEBIAN};
+pub use images::{APPLICATIONS, BUSYBOX, DEBIAN};
 pub use podman::Podman;
 pub use runtime::{Kind, Runtime};
 pub use scenario::{Scenario, Skip};

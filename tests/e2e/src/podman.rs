@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::Skip;
 use crate::command::Command;
 use crate::host::Host;
-use crate::images::{self, BUSYBOX, DEBIAN};
+use crate::images::{self, APPLICATIONS, BUSYBOX, DEBIAN};
 use crate::runtime::{Runtime, in_search_path};
 
 /// The number of CAP_SYS_RESOURCE: capability.h.
@@ -46,7 +46,7 @@ impl<'h> Podman<'h> {
             .into_iter()
             .map(|a| a.as_ref().to_owned())
             .collect();
-        for image in [BUSYBOX, DEBIAN] {
+        for image in [BUSYBOX, DEBIAN, APPLICATIONS] {
             if arguments.iter().any(|argument| argument == image) {
                 images::load(self.host, image)?;
             }

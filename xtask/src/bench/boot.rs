@@ -146,10 +146,14 @@ impl Bare {
         boot(&MACHINES[0], &self.kernel, &self.initrd, self.rate).map(drop)
     }
 
-    /// Starts the machine with more arguments; it goes on until it is killed.
+    /// Starts the machine with more arguments; it goes on until it is killed. It has a session
+    /// of its own, as the machine of a sandbox has: the scheduler shares processors out among
+    /// sessions.
     pub(crate) fn start(&self, arguments: &[&str]) -> Result<Child> {
-        let mut qemu = qemu(&MACHINES[0], &self.kernel, &self.initrd, self.rate);
-        let mut qemu = qemu
+        let qemu = qemu(&MACHINES[0], &self.kernel, &self.initrd, self.rate);
+        let mut qemu = Command::new("setsid")
+            .arg(qemu.get_program())
+            .args(qemu.get_args())
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

@@ -1,6 +1,7 @@
 //! Container images of the tests and the quickstart, made from Debian packages: no registry of
 //! images is asked, and what is in them is known.
 
+mod applications;
 pub(crate) mod busybox;
 mod debian;
 mod oci;
@@ -25,6 +26,8 @@ enum Name {
     Busybox,
     /// A minimal Debian with tools that look at capabilities, attributes, networks
     Debian,
+    /// nginx, Redis and PostgreSQL, with clients that load them
+    Applications,
 }
 
 /// How the file system of an image is made.
@@ -39,13 +42,14 @@ struct Recipe {
 
 /// Builds the images and puts them into `build/images`.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    for name in [Name::Busybox, Name::Debian] {
+    for name in [Name::Busybox, Name::Debian, Name::Applications] {
         if !options.images.is_empty() && !options.images.contains(&name) {
             continue;
         }
         let recipe = match name {
             Name::Busybox => busybox::recipe()?,
             Name::Debian => debian::recipe()?,
+            Name::Applications => applications::recipe()?,
         };
         build(&recipe)?;
     }

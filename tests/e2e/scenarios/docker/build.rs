@@ -9,27 +9,20 @@ use casemate_e2e::{BUSYBOX, Command, Docker};
 use super::{Body, bodies};
 
 pub(super) fn scenarios() -> Vec<(&'static str, Body)> {
-    bodies![build, build_kit]
+    bodies![builds]
 }
 
-/// The older builder makes containers of its steps.
-fn build(docker: &Docker<'_>) -> Result<()> {
-    built_with_the_runtime(docker, "0")
-}
-
-/// BuildKit runs its steps by itself.
-fn build_kit(docker: &Docker<'_>) -> Result<()> {
-    built_with_the_runtime(docker, "1")
-}
-
-fn built_with_the_runtime(docker: &Docker<'_>, build_kit: &str) -> Result<()> {
-    let command = prepared(docker)?.env("DOCKER_BUILDKIT", build_kit);
-    command.run()?.ok()?;
-    let kernel = kernel_of_the_build(docker)?;
-    ensure!(
-        kernel.contains("casemate") == docker.host.runtime.is_vm(),
-        "{kernel}"
-    );
+/// The older builder makes containers of its steps, BuildKit runs them by itself.
+fn builds(docker: &Docker<'_>) -> Result<()> {
+    for build_kit in ["0", "1"] {
+        let command = prepared(docker)?.env("DOCKER_BUILDKIT", build_kit);
+        command.run()?.ok()?;
+        let kernel = kernel_of_the_build(docker)?;
+        ensure!(
+            kernel.contains("casemate") == docker.host.runtime.is_vm(),
+            "{build_kit}: {kernel}"
+        );
+    }
     Ok(())
 }
 

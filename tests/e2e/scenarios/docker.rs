@@ -47,7 +47,8 @@ pub(crate) fn scenarios(release: Release) -> Vec<Scenario> {
     let mut all: Vec<Scenario> = all
         .map(|(name, body)| scenario(release, name, body))
         .collect();
-    for (name, body, why) in [flags::only_vm(), network::only_vm()] {
+    let only_vm = [flags::only_vm(), network::only_vm(), run::only_vm()];
+    for (name, body, why) in only_vm {
         all.push(scenario(release, name, body).only_vm(why));
     }
     all

@@ -166,6 +166,17 @@ impl<'h> Docker<'h> {
         Ok(format!("/proc/{}/ns/net", engine.pid))
     }
 
+    /// The engine's configuration file.
+    pub fn configuration(&self) -> PathBuf {
+        self.folder().join("daemon.json")
+    }
+
+    /// Makes the engine read its configuration again.
+    pub fn reload(&self) -> Result<()> {
+        let engine = self.engine.as_ref().context("the engine has ended")?;
+        engine.signal(Signal::SIGHUP)
+    }
+
     /// Ends the engine; no container may be left.
     pub fn stop(mut self) -> Result<()> {
         let left = self.plain(["ps", "--all", "--quiet"]).run()?.ok()?;
@@ -213,7 +224,7 @@ impl<'h> Docker<'h> {
             .args(["--net", "--mount", "--propagation", "private"])
             .args(["sh", "-c", "ip link set lo up && exec dockerd \"$@\"", "sh"])
             .arg("--config-file")
-            .arg(folder.join("daemon.json"))
+            .arg(self.configuration())
             .arg("--data-root")
             .arg(folder.join("data"))
             .arg("--exec-root")
@@ -241,8 +252,7 @@ impl<'h> Docker<'h> {
             "runtimes": { RUNTIME: { "path": path } },
             "default-runtime": RUNTIME,
         });
-        fs::write(folder.join("daemon.json"), config.to_string())?;
-        Ok(())
+        Ok(fs::write(self.configuration(), config.to_string())?)
     }
 
     fn folder(&self) -> PathBuf {

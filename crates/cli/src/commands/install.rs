@@ -37,12 +37,15 @@ pub fn run(arguments: &Install) -> Result<ExitCode> {
         println!("{}: {state}", plan.path.display());
     } else {
         change(&plan.path, after.as_deref(), arguments.dry_run)?;
-        if let Some(hint) = plan.reload {
+        if let Some(hint) = plan.next_step(before.as_deref(), arguments.undo)? {
             println!("then: {hint}");
         }
     }
     if !arguments.undo {
         println!("try: {}", plan.example);
+        if let Some(remark) = plan.remark {
+            println!("note: {remark}");
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -51,9 +54,11 @@ pub fn run(arguments: &Install) -> Result<ExitCode> {
 struct Plan {
     path: PathBuf,
     content: Content,
-    /// How the client learns of it.
+    /// How the client learns of it as a rule.
     reload: Option<&'static str>,
     example: String,
+    /// What the client does without the runtime all the same.
+    remark: Option<&'static str>,
 }
 
 enum Content {
@@ -91,6 +96,7 @@ impl Plan {
                     "podman {}run --rm --network none {image}",
                     runtime("--runtime")
                 ),
+                remark: None,
             },
             Client::Docker => Self {
                 path: etc.join("docker/daemon.json"),
@@ -103,6 +109,10 @@ impl Plan {
                     "docker run --rm {}--network none {image}",
                     runtime("--runtime")
                 ),
+                remark: Some(
+                    "BuildKit runs the steps of a build with the runc in dockerd's PATH, not \
+                     with this; docs/compatibility.md says what to do",
+                ),
             },
             Client::Crio => Self {
                 path: etc.join("crio/crio.conf.d/50-casemate.conf"),
@@ -111,8 +121,21 @@ impl Plan {
                 example: format!(
                     "a RuntimeClass with the handler {NAME:?}, and runtimeClassName in a pod"
                 ),
+                remark: None,
             },
         })
+    }
+
+    /// How the client learns of the change. Docker keeps a default runtime that is no longer
+    /// named until it is started anew, and is of no use meanwhile.
+    fn next_step(&self, before: Option<&str>, undo: bool) -> Result<Option<&'static str>> {
+        if let Content::Docker { .. } = self.content
+            && undo
+            && is_default(&self.parse(before)?)
+        {
+            return Ok(Some("systemctl restart docker (or start dockerd anew)"));
+        }
+        Ok(self.reload)
     }
 
     /// The file with the runtime in it.
@@ -149,7 +172,7 @@ impl Plan {
                         root.remove("runtimes");
                     }
                 }
-                if root.get("default-runtime") == Some(&json!(NAME)) {
+                if is_default(&root) {
                     root.remove("default-runtime");
                 }
                 match root.is_empty() {
@@ -174,7 +197,11 @@ fn mentions(root: &Map<String, Value>) -> bool {
     let named = root
         .get("runtimes")
         .is_some_and(|runtimes| runtimes.get(NAME).is_some());
-    named || root.get("default-runtime") == Some(&json!(NAME))
+    named || is_default(root)
+}
+
+fn is_default(root: &Map<String, Value>) -> bool {
+    root.get("default-runtime") == Some(&json!(NAME))
 }
 
 fn podman(binary: &str, default: bool) -> String {
@@ -250,6 +277,21 @@ mod tests {
             dry_run: false,
         };
         Plan::new(&arguments, Path::new("/usr/local/bin/casemate")).unwrap()
+    }
+
+    #[test]
+    fn docker_starts_anew_to_forget_its_default() {
+        let plan = plan(Client::Docker, true);
+        let step = |before: &str, undo| {
+            let step = plan.next_step(Some(before), undo).unwrap();
+            step.unwrap().split(' ').nth(1).unwrap()
+        };
+        let runtimes = r#""runtimes": {"casemate": {"path": "/c"}}"#;
+        let default = format!(r#"{{"default-runtime": "casemate", {runtimes}}}"#);
+        assert_eq!(step("{}", false), "reload");
+        assert_eq!(step(&format!("{{{runtimes}}}"), true), "reload");
+        assert_eq!(step(&default, false), "reload");
+        assert_eq!(step(&default, true), "restart");
     }
 
     #[test]

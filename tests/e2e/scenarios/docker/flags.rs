@@ -9,7 +9,7 @@ use casemate_e2e::{BUSYBOX, Docker};
 use super::{Body, bodies};
 
 pub(super) fn scenarios() -> Vec<(&'static str, Body)> {
-    bodies![flags, rights, what_cannot_be]
+    bodies![flags, rights]
 }
 
 pub(super) fn only_vm() -> (&'static str, Body, &'static str) {
@@ -108,27 +108,6 @@ fn privileged(docker: &Docker<'_>) -> Result<()> {
     let text = run.text();
     for part in ["mounted\nchanged\n", "Seccomp:\t0\n", "set"] {
         contains(&text, part)?;
-    }
-    Ok(())
-}
-
-/// What is of the host stays there, and it is said.
-fn what_cannot_be(docker: &Docker<'_>) -> Result<()> {
-    for (flag, word) in [
-        ("--network=host", "network"),
-        ("--pid=host", "pid"),
-        ("--ipc=host", "ipc"),
-        ("--uts=host", "uts"),
-    ] {
-        let run = docker
-            .command(["run", "--rm", flag, BUSYBOX, "true"])
-            .run()?;
-        if docker.host.runtime.is_vm() {
-            ensure!(run.exit.shell() == 125, "{run}");
-            contains(&run.errors(), word)?;
-        } else {
-            run.ok()?;
-        }
     }
     Ok(())
 }

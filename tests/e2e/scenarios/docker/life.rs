@@ -10,12 +10,7 @@ use casemate_e2e::{BUSYBOX, Docker};
 use super::{Body, SOON, bodies};
 
 pub(super) fn scenarios() -> Vec<(&'static str, Body)> {
-    bodies![
-        stop_kill_and_restart,
-        pause_and_sight,
-        restart_on_failure,
-        health_check,
-    ]
+    bodies![stop_kill_and_restart, pause_and_sight, restart_and_health,]
 }
 
 fn stop_kill_and_restart(docker: &Docker<'_>) -> Result<()> {
@@ -74,6 +69,12 @@ fn pause_and_sight(docker: &Docker<'_>) -> Result<()> {
     let top = docker.does(["top", &id, "-eo", "pid,args"])?;
     contains(&top.text(), "sleep 1000")?;
     docker.remove(&[&id])
+}
+
+/// What the engine does with a container by itself.
+fn restart_and_health(docker: &Docker<'_>) -> Result<()> {
+    restart_on_failure(docker)?;
+    health_check(docker)
 }
 
 fn restart_on_failure(docker: &Docker<'_>) -> Result<()> {

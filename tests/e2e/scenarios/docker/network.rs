@@ -9,7 +9,7 @@ use casemate_e2e::{BUSYBOX, Docker};
 use super::{Body, SOON, bodies};
 
 pub(super) fn scenarios() -> Vec<(&'static str, Body)> {
-    bodies![bridge, none, failed_starts]
+    bodies![bridge, none_and_host, failed_starts]
 }
 
 pub(super) fn only_vm() -> (&'static str, Body, &'static str) {
@@ -85,12 +85,28 @@ fn bridge(docker: &Docker<'_>) -> Result<()> {
     no_interfaces(docker)
 }
 
-fn none(docker: &Docker<'_>) -> Result<()> {
+/// What is of the host stays there, and it is said: its network and other namespaces.
+fn none_and_host(docker: &Docker<'_>) -> Result<()> {
     let run = docker
         .run(["--rm", BUSYBOX, "ls", "/sys/class/net"])
         .run()?
         .ok()?;
     ensure!(run.text() == "lo", "{run}");
+    for (flag, word) in [
+        ("--network=host", "network"),
+        ("--pid=host", "pid"),
+        ("--ipc=host", "ipc"),
+        ("--uts=host", "uts"),
+    ] {
+        let run = docker.command(["run", "--rm", flag, BUSYBOX, "true"]);
+        let run = run.run()?;
+        if docker.host.runtime.is_vm() {
+            ensure!(run.exit.shell() == 125, "{run}");
+            contains(&run.errors(), word)?;
+        } else {
+            run.ok()?;
+        }
+    }
     no_interfaces(docker)
 }
 

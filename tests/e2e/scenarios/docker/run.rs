@@ -1,6 +1,6 @@
 //! Containers that run and end, and commands that are added to them.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use casemate_e2e::expect::contains;
 use casemate_e2e::wait::until_true;
 use casemate_e2e::{BUSYBOX, Docker};
@@ -9,6 +9,14 @@ use super::{Body, SOON, bodies};
 
 pub(super) fn scenarios() -> Vec<(&'static str, Body)> {
     bodies![run_and_its_ends, exec, attach_and_logs]
+}
+
+pub(super) fn only_vm() -> (&'static str, Body, &'static str) {
+    (
+        "installed",
+        installed,
+        "runc is there without being installed",
+    )
 }
 
 fn run_and_its_ends(docker: &Docker<'_>) -> Result<()> {
@@ -78,4 +86,38 @@ fn attach_and_logs(docker: &Docker<'_>) -> Result<()> {
         "{tail}"
     );
     docker.remove(&[&id])
+}
+
+/// An engine that runs learns of the runtime by its configuration, and forgets it.
+fn installed(docker: &Docker<'_>) -> Result<()> {
+    let etc = docker.configuration();
+    let etc = etc.ancestors().nth(2).context("a folder like /etc")?;
+    let etc = etc.to_str().context("a path in UTF-8")?;
+    let install = |flags: &[&str]| {
+        let told = [&["install", "docker", "--etc", etc], flags].concat();
+        Ok::<_, anyhow::Error>(docker.host.oci(&told).run()?.ok()?.text())
+    };
+    let reloaded = |runtimes: &str| {
+        docker.reload()?;
+        until_true(runtimes, SOON, || {
+            let format = "{{range $name, $_ := .Runtimes}}{{$name}} {{end}}{{.DefaultRuntime}}";
+            let info = docker.does(["info", "--format", format])?.text();
+            let names = info.split(' ').filter(|name| !name.contains("runc"));
+            Ok(names.collect::<Vec<_>>().join(" ") == runtimes)
+        })
+    };
+    let run = |flags: &[&str]| {
+        let words = [&["--rm"], flags, &[BUSYBOX, "uname", "-r"]].concat();
+        docker.run(words).run()
+    };
+    contains(&install(&[])?, "BuildKit")?;
+    reloaded("casemate scenario scenario")?;
+    contains(&run(&["--runtime=casemate"])?.ok()?.text(), "casemate")?;
+    contains(&install(&["--undo"])?, "reload")?;
+    reloaded("scenario scenario")?;
+    run(&["--runtime=casemate"])?.exits(125)?;
+    install(&["--default"])?;
+    reloaded("casemate scenario casemate")?;
+    contains(&run(&[])?.ok()?.text(), "casemate")?;
+    contains(&install(&["--undo"])?, "restart")
 }

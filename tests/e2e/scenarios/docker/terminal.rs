@@ -67,24 +67,26 @@ fn uses_the_shell(typist: &mut Typist<'_>) -> Result<()> {
         typist.resize(size)?;
         answers(typist, "stty size", text)?;
     }
-    typist.type_text("echo $((40+1)); sleep 1000\r")?;
+    // A program that has spoken is in the foreground.
+    typist.type_text("sh -c 'echo $((40+1)); exec sleep 1000'\r")?;
     typist.await_text("41\r\n", SOON)?;
     typist.type_text("\x03")?;
     typist.await_text(PROMPT, SOON)?;
     answers(typist, "echo $?", "130")?;
-    typist.type_text("echo $((40+2)); sleep 1001\r")?;
+    let script = "trap \"echo \\$((40+3))\" CONT; echo $((40+2)); while :; do sleep 0.1; done";
+    typist.type_text(&format!("sh -c '{script}'\r"))?;
     typist.await_text("42\r\n", SOON)?;
     typist.type_text("\x1a")?;
     typist.await_text("Stopped", SOON)?;
     typist.await_text(PROMPT, SOON)?;
     contains(&ask(typist, "jobs")?, "Stopped")?;
     typist.type_text("fg\r")?;
-    typist.await_text("\nsleep 1001\r\n", SOON)?;
+    typist.await_text("43\r\n", SOON)?;
     typist.type_text("\x03")?;
     typist.await_text(PROMPT, SOON)?;
     // Ctrl-D ends what reads; then the shell itself.
-    typist.type_text("echo $((40+3)); wc -c\r")?;
-    typist.await_text("43\r\n", SOON)?;
+    typist.type_text("sh -c 'echo $((40+4)); exec wc -c'\r")?;
+    typist.await_text("44\r\n", SOON)?;
     typist.type_text("abcd\r\x04")?;
     typist.await_text("\n5\r\n", SOON)?;
     typist.await_text(PROMPT, SOON)?;

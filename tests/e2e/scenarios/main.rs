@@ -17,11 +17,13 @@ mod kill_matrix;
 mod life_cycle;
 mod many;
 mod network;
+mod podman_life;
 mod resources;
 mod run;
 mod sight;
 mod streams;
 mod suite;
+mod terminal;
 
 fn main() -> ExitCode {
     casemate_e2e::main(vec![
@@ -39,6 +41,8 @@ fn main() -> ExitCode {
         ("resources", resources::scenarios()),
         ("docker20", docker::scenarios(Release::V20)),
         ("docker28", docker::scenarios(Release::V28)),
+        ("terminal", terminal::scenarios()),
+        ("podman_life", podman_life::scenarios()),
         ("kill_matrix", kill_matrix::scenarios()),
         ("insight", insight::scenarios()),
         ("many", many::scenarios()),

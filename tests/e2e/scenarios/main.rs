@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use casemate_e2e::docker::Release;
 
 mod bad_input;
+mod bad_requests;
 mod command_line;
 mod control;
 mod docker;
@@ -17,6 +18,7 @@ mod kill_matrix;
 mod life_cycle;
 mod many;
 mod network;
+mod podman_build;
 mod podman_life;
 mod resources;
 mod run;
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         ("life_cycle", life_cycle::scenarios()),
         ("command_line", command_line::scenarios()),
         ("bad_input", bad_input::scenarios()),
+        ("bad_requests", bad_requests::scenarios()),
         ("engine", engine::scenarios()),
         ("exec", exec::scenarios()),
         ("control", control::scenarios()),
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         ("docker28", docker::scenarios(Release::V28)),
         ("terminal", terminal::scenarios()),
         ("podman_life", podman_life::scenarios()),
+        ("podman_build", podman_build::scenarios()),
         ("kill_matrix", kill_matrix::scenarios()),
         ("insight", insight::scenarios()),
         ("many", many::scenarios()),

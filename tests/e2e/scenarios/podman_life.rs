@@ -1,6 +1,9 @@
 //! A container's life as a user of podman leads it: its words, signals and
 //! ends, files that go in and out, what is made of it.
 
+mod copy;
+mod hooks;
+
 use std::fs;
 use std::time::Duration;
 
@@ -10,7 +13,7 @@ use casemate_e2e::wait::until_true;
 use casemate_e2e::{BUSYBOX, Host, Podman, Scenario, scenarios};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    scenarios![
+    let mut all = scenarios![
         logs_that_go_on,
         kill_by_name_and_number,
         stop_signal_of_its_own,
@@ -21,14 +24,14 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         restart_on_failure,
         wait_for_two,
         stop_when_paused,
-        copy_while_it_runs,
-        copy_into_a_volume,
-        copy_when_stopped,
         top_with_options,
         commit,
         health_of_a_container,
         share_of_a_processor,
-    ]
+    ];
+    all.extend(copy::scenarios());
+    all.extend(hooks::scenarios());
+    all
 }
 
 const SOON: Duration = Duration::from_secs(30);
@@ -237,116 +240,6 @@ fn stop_when_paused(host: &Host) -> Result<()> {
     podman.command(["unpause", &id])?.run()?.ok()?;
     podman.command(["exec", &id, "true"])?.run()?.ok()?;
     podman.command(["pause", &id])?.run()?.ok()?;
-    remove(&podman, &id)
-}
-
-/// A folder with a file that can be recognized, and a program.
-fn luggage(host: &Host) -> Result<std::path::PathBuf> {
-    use std::os::unix::fs::PermissionsExt;
-    let folder = host.new_folder("luggage")?;
-    fs::create_dir(folder.join("inner"))?;
-    fs::write(folder.join("inner/letter"), "from the host\n")?;
-    fs::write(folder.join("program"), "#!/bin/sh\necho it runs\n")?;
-    fs::set_permissions(folder.join("program"), fs::Permissions::from_mode(0o750))?;
-    Ok(folder)
-}
-
-fn copy(podman: &Podman<'_>, from: &str, to: &str) -> Result<()> {
-    podman.command(["cp", from, to])?.run()?.ok()?;
-    Ok(())
-}
-
-fn copy_while_it_runs(host: &Host) -> Result<()> {
-    let podman = Podman::new(host)?;
-    let id = background(
-        &podman,
-        &[],
-        "mkdir -p /made/here; echo inside >/made/here/word; exec sleep 1000",
-    )?;
-    let folder = luggage(host)?;
-    copy(&podman, &folder.to_string_lossy(), &format!("{id}:/taken"))?;
-    let script = "cat /taken/inner/letter; /taken/program; stat -c '%a %u:%g' /taken/program";
-    let exec = podman
-        .command(["exec", &id, "sh", "-c", script])?
-        .run()?
-        .ok()?;
-    ensure!(exec.text() == "from the host\nit runs\n750 0:0", "{exec}");
-    // Into a folder that is there, under another name, through a link.
-    let letter = folder.join("inner/letter").to_string_lossy().into_owned();
-    podman
-        .command(["exec", &id, "ln", "-s", "/made", "/link"])?
-        .run()?
-        .ok()?;
-    copy(&podman, &letter, &format!("{id}:/link/here/"))?;
-    copy(&podman, &letter, &format!("{id}:/tmp/copy"))?;
-    let exec = podman
-        .command(["exec", &id, "cat", "/made/here/letter", "/tmp/copy"])?
-        .run()?
-        .ok()?;
-    ensure!(exec.text() == "from the host\nfrom the host", "{exec}");
-    let back = host.new_folder("back")?;
-    copy(&podman, &format!("{id}:/made"), &back.to_string_lossy())?;
-    ensure!(fs::read_to_string(back.join("made/here/word"))? == "inside\n");
-    ensure!(fs::read_to_string(back.join("made/here/letter"))? == "from the host\n");
-    let missing = podman
-        .command(["cp", &format!("{id}:/nowhere"), &back.to_string_lossy()])?
-        .run()?;
-    ensure!(missing.exit.shell() == 125, "{missing}");
-    remove(&podman, &id)
-}
-
-/// What is mounted in the container is there for copies, too.
-fn copy_into_a_volume(host: &Host) -> Result<()> {
-    let podman = Podman::new(host)?;
-    let data = host.new_folder("data")?;
-    let flags = [volume(&data, "/srv/data"), volume(&data, "/fixed:ro")];
-    let id = background(&podman, &[&flags[0], &flags[1]], "exec sleep 1000")?;
-    let letter = luggage(host)?
-        .join("inner/letter")
-        .to_string_lossy()
-        .into_owned();
-    copy(&podman, &letter, &format!("{id}:/srv/data/arrived"))?;
-    ensure!(fs::read_to_string(data.join("arrived"))? == "from the host\n");
-    let exec = podman
-        .command(["exec", &id, "cat", "/srv/data/arrived"])?
-        .run()?
-        .ok()?;
-    ensure!(exec.text() == "from the host", "{exec}");
-    let refused = podman
-        .command(["cp", &letter, &format!("{id}:/fixed/x")])?
-        .run()?;
-    ensure!(
-        refused.exit.shell() != 0 && !data.join("x").exists(),
-        "{refused}"
-    );
-    let back = host.dir.join("back");
-    copy(
-        &podman,
-        &format!("{id}:/fixed/arrived"),
-        &back.to_string_lossy(),
-    )?;
-    ensure!(fs::read_to_string(back)? == "from the host\n");
-    remove(&podman, &id)
-}
-
-fn copy_when_stopped(host: &Host) -> Result<()> {
-    let podman = Podman::new(host)?;
-    let id = background(
-        &podman,
-        &[],
-        "cat /taken/inner/letter; echo inside >/word; exit 0",
-    )?;
-    podman.command(["wait", &id])?.run()?.ok()?;
-    copy(
-        &podman,
-        &luggage(host)?.to_string_lossy(),
-        &format!("{id}:/taken"),
-    )?;
-    let back = host.dir.join("back");
-    copy(&podman, &format!("{id}:/word"), &back.to_string_lossy())?;
-    ensure!(fs::read_to_string(back)? == "inside\n");
-    let start = podman.command(["start", "--attach", &id])?.run()?.ok()?;
-    ensure!(start.text() == "from the host", "{start}");
     remove(&podman, &id)
 }
 

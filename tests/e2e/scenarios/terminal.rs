@@ -4,6 +4,7 @@
 //! The shell has a prompt of its own, and what is typed never contains what is
 //! waited for: the terminal shows both.
 
+mod added;
 mod attach;
 mod command_line;
 
@@ -24,12 +25,10 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         end_of_input,
         last_words,
         large_paste,
-        added_shell,
-        added_shells_at_once,
-        last_words_of_added_ones,
         killed_client,
         hung_up_client,
     ];
+    all.extend(added::scenarios());
     all.extend(attach::scenarios());
     all.extend(command_line::scenarios());
     all
@@ -265,16 +264,6 @@ fn last_words(host: &Host) -> Result<()> {
     Ok(())
 }
 
-fn last_words_of_added_ones(host: &Host) -> Result<()> {
-    let podman = Podman::new(host)?;
-    let id = podman.run_detached([BUSYBOX, "sleep", "1000"])?;
-    for _ in 0..20 {
-        let exec = podman.command(["exec", "-t", &id, "seq", "1", "20000"])?;
-        counted(&exec.on_terminal(WINDOW)?.finish()?.ok()?.stdout)?;
-    }
-    remove(&podman, &id)
-}
-
 /// More than any buffer on the way holds is pasted while the program reads.
 fn large_paste(host: &Host) -> Result<()> {
     const LINES: usize = 2000;
@@ -297,55 +286,6 @@ fn exec_shell<'h>(podman: &Podman<'h>, id: &str) -> Result<Typist<'h>> {
     let mut typist = exec.on_terminal(WINDOW)?;
     typist.await_text(PROMPT, SOON)?;
     Ok(typist)
-}
-
-fn added_shell(host: &Host) -> Result<()> {
-    let podman = Podman::new(host)?;
-    let id = podman.run_detached([BUSYBOX, "sleep", "1000"])?;
-    let mut typist = exec_shell(&podman, &id)?;
-    contains(&ask(&mut typist, "tty")?, "/dev/pts/")?;
-    comes_to_answer(&mut typist, "stty size", "30 100")?;
-    typist.resize(WIDER)?;
-    comes_to_answer(&mut typist, "stty size", "50 132")?;
-    foreground(&mut typist, "sleep 1000")?;
-    signalled(&mut typist, CTRL_C, 130)?;
-    foreground(&mut typist, "cat")?;
-    repeated(&mut typist, "before")?;
-    typist.type_text(CTRL_Z)?;
-    typist.await_text("Stopped", SOON)?;
-    contains(&ask(&mut typist, "jobs")?, "Stopped")?;
-    kill_the_job(&mut typist)?;
-    typist.type_text("exit 9\r")?;
-    typist.finish()?.exits(9)?;
-    remove(&podman, &id)
-}
-
-/// Each has its own terminal, and size.
-fn added_shells_at_once(host: &Host) -> Result<()> {
-    let podman = Podman::new(host)?;
-    let id = podman.run_detached([BUSYBOX, "sleep", "1000"])?;
-    let mut shells = Vec::new();
-    for number in 0..4_u16 {
-        let typist = exec_shell(&podman, &id)?;
-        typist.resize(Size {
-            rows: 40 + number,
-            columns: 80,
-        })?;
-        shells.push(typist);
-    }
-    let mut terminals = Vec::new();
-    for (number, typist) in shells.iter_mut().enumerate() {
-        comes_to_answer(typist, "stty size", &format!("{} 80", 40 + number))?;
-        terminals.push(ask(typist, "tty")?);
-    }
-    terminals.sort();
-    terminals.dedup();
-    ensure!(terminals.len() == 4, "{terminals:?}");
-    for (number, typist) in shells.into_iter().enumerate() {
-        typist.type_text(&format!("exit {number}\r"))?;
-        typist.finish()?.exits(number as i32)?;
-    }
-    remove(&podman, &id)
 }
 
 /// The container goes on without its client, and takes another.

@@ -124,6 +124,8 @@ impl<'h> Typist<'h> {
         for key in keys.chars() {
             self.type_text(&key.to_string())?;
             let terminal = self.terminal.as_ref().context("the user has hung up")?;
+            // The kernel hands it over when it has time for that.
+            std::thread::sleep(Duration::from_millis(400));
             let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
             let theirs = ioctl_tiocgptpeer(terminal, flags)?;
             until_true("the key to be read", Duration::from_secs(10), || {

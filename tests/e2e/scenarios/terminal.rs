@@ -8,12 +8,13 @@ mod added;
 mod attach;
 mod command_line;
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use casemate_e2e::expect::contains;
 use casemate_e2e::wait::until_true;
-use casemate_e2e::{BUSYBOX, Exit, Host, Podman, Scenario, Size, Typist, scenarios};
+use casemate_e2e::{BUSYBOX, DEBIAN, Exit, Host, Podman, Scenario, Size, Typist, scenarios};
 use nix::sys::signal::Signal;
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
@@ -25,6 +26,8 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         end_of_input,
         last_words,
         large_paste,
+        line_editor,
+        full_screen,
         killed_client,
         hung_up_client,
     ];
@@ -262,6 +265,49 @@ fn last_words(host: &Host) -> Result<()> {
         counted(&run.on_terminal(WINDOW)?.finish()?.ok()?.stdout)?;
     }
     Ok(())
+}
+
+/// A shell that takes the terminal out of its usual mode for each line.
+fn line_editor(host: &Host) -> Result<()> {
+    let prompt = format!("--env=PS1={PROMPT}");
+    let run = Podman::new(host)?.run(["--rm", "-it", &prompt, DEBIAN, "bash", "--norc"])?;
+    let mut typist = run.on_terminal(WINDOW)?;
+    typist.await_text(PROMPT, SOON)?;
+    comes_to_answer(&mut typist, "stty size", "30 100")?;
+    // Home, then Ctrl-K; a completion; the line before.
+    typist.type_text("never\x01\x0becho one; ls /etc/debian_ver\t\r")?;
+    typist.await_text("one\r\n/etc/debian_version\r\n", SOON)?;
+    typist.type_text("\x10\r")?;
+    typist.await_text("one\r\n/etc/debian_version\r\n", SOON)?;
+    foreground(&mut typist, "cat")?;
+    repeated(&mut typist, "through")?;
+    signalled(&mut typist, CTRL_C, 130)?;
+    typist.type_text(&format!("sh -c 'exit 6'\r{CTRL_D}"))?;
+    typist.finish()?.exits(6)?;
+    Ok(())
+}
+
+/// An editor draws the whole window, and its keys have no echo.
+fn full_screen(host: &Host) -> Result<()> {
+    let podman = Podman::new(host)?;
+    let run = podman.run(["-it", "--name=desk", BUSYBOX, "vi", "/letter"])?;
+    let mut typist = run.on_terminal(WINDOW)?;
+    // The last line of the window tells of the file.
+    typist.await_text("\x1b[30;1H", SOON)?;
+    typist.await_text("- /letter", SOON)?;
+    typist.type_text("iDear ")?;
+    typist.await_text("Dear", SOON)?;
+    typist.resize(WIDER)?;
+    typist.await_text("\x1b[50;1H", SOON)?;
+    typist.type_text("reader,\rgood bye\x1b")?;
+    typist.await_text("- /letter [Modified] 2/2", SOON)?;
+    typist.type_text(":wq\r")?;
+    typist.finish()?.ok()?;
+    let copy = host.dir.join("letter");
+    let copied = podman.command(["cp", "desk:/letter", &copy.to_string_lossy()])?;
+    copied.run()?.ok()?;
+    ensure!(fs::read_to_string(copy)? == "Dear reader,\ngood bye\n");
+    remove(&podman, "desk")
 }
 
 /// More than any buffer on the way holds is pasted while the program reads.

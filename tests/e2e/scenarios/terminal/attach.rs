@@ -19,6 +19,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         detach_and_attach,
         other_detach_keys,
         detach_from_an_added_shell,
+        start_again_attached,
         attach_twice,
         attach_without_input,
         attach_with_input,
@@ -84,6 +85,23 @@ fn detach_from_an_added_shell(host: &Host) -> Result<()> {
     let alive = podman.command(["exec", &id, "sh", "-c", "kill -0 $(cat /shell)"])?;
     alive.run()?.ok()?;
     remove(&podman, &id)
+}
+
+/// A container that has ended is started with the terminal of who starts it.
+fn start_again_attached(host: &Host) -> Result<()> {
+    let podman = Podman::new(host)?;
+    let mut typist = run_shell(&podman, &["--name=den"])?;
+    ask(&mut typist, "echo kept >/word")?;
+    typist.type_text("exit 3\r")?;
+    typist.finish()?.exits(3)?;
+    let start = podman.command(["start", "--attach", "--interactive", "den"])?;
+    let mut typist = start.on_terminal(WIDER)?;
+    typist.await_text(PROMPT, SOON)?;
+    answers(&mut typist, "cat /word", "kept")?;
+    comes_to_answer(&mut typist, "stty size", "50 132")?;
+    typist.type_text("exit 4\r")?;
+    typist.finish()?.exits(4)?;
+    ended(&podman, "den", 4)
 }
 
 /// Who is attached twice sees everything twice.

@@ -9,11 +9,11 @@
 
 use std::{
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     sync::{Mutex, PoisonError},
 };
 
-use casemate_linux::reactor::register;
+use casemate_linux::{reactor::register, terminal};
 use casemate_protocol::stream::Stream;
 use nix::{
     errno::Errno,
@@ -32,15 +32,28 @@ use crate::{
 /// Bytes moved at once: what a pipe holds.
 const BUFFER: usize = 64 << 10;
 
-/// When the output of a process is complete.
+/// With what the output of a process is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Complete {
-    /// When nobody can write to it any more: the first process of a container,
-    /// and terminals, which the kernel hangs up when the session leader ends.
-    AtEndOfFile,
+    /// When nobody can write to it any more: the first process of a container.
+    EndOfFile,
+    /// Likewise for a terminal, which the kernel hangs up when the session
+    /// leader ends, and we do when the host has gone: closing our end would not,
+    /// for there is another copy, to change its size.
+    Hangup,
     /// When the process has ended and the pipe is empty: one that was added.
     /// What it left in the background must not hold the stream.
-    AtEndOfProcess,
+    EndOfProcess,
+}
+
+impl Complete {
+    /// The host wants no more of what comes from `file`.
+    fn without_reader(self, file: &OwnedFd) -> io::Result<()> {
+        match self {
+            Self::Hangup => terminal::hang_up(file.as_fd()),
+            Self::EndOfFile | Self::EndOfProcess => Ok(()),
+        }
+    }
 }
 
 /// The streams of one process that wait to be attached. About the lock, see
@@ -124,7 +137,7 @@ impl Pump {
     async fn pump_out(mut self, connection: &Connection) -> io::Result<()> {
         let source = register(self.file, Interest::READABLE)?;
         let hangup = connection.hangup()?;
-        let ends_with_process = self.complete == Complete::AtEndOfProcess;
+        let ends_with_process = self.complete == Complete::EndOfProcess;
         let mut buffer = vec![0; BUFFER];
         loop {
             let count = tokio::select! {
@@ -135,7 +148,7 @@ impl Pump {
                     }
                     break;
                 }
-                () = hangup.happened() => return Ok(()),
+                () = hangup.happened() => return self.complete.without_reader(source.get_ref()),
                 // A terminal answers EIO when its last user is gone.
                 count = read_some(&source, &mut buffer) => match count {
                     Ok(0) | Err(_) => break,
@@ -143,7 +156,7 @@ impl Pump {
                 },
             };
             if connection.send_all(&buffer[..count]).await.is_err() {
-                return Ok(());
+                return self.complete.without_reader(source.get_ref());
             }
         }
         drop(source);

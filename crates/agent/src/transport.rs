@@ -186,11 +186,13 @@ impl Connection {
     }
 
     /// A watch on the whole connection's end. A half-close of the other side
-    /// does not count: EPOLLHUP, which cannot be masked, comes when both
-    /// directions are closed, and nothing else is asked for here.
+    /// does not count.
     pub(crate) fn hangup(&self) -> io::Result<Hangup> {
         let copy = self.0.get_ref().try_clone()?;
-        Ok(Hangup(register(copy, Interest::PRIORITY)?))
+        Ok(Hangup(register(
+            copy,
+            Interest::READABLE | Interest::WRITABLE,
+        )?))
     }
 }
 
@@ -199,17 +201,27 @@ impl Connection {
 pub(crate) struct Hangup(AsyncFd<OwnedFd>);
 
 impl Hangup {
-    /// Waits until the other side is gone.
+    /// Waits until the other side is gone. EPOLLHUP does not tell: a vsock
+    /// raises it only when our side is closed as well. So any end of reading is
+    /// looked into; behind a half-close, the end of writing shows as room to
+    /// write.
     pub(crate) async fn happened(&self) {
-        loop {
-            match self.0.ready(Interest::PRIORITY).await {
-                Ok(guard) if !guard.ready().is_read_closed() => {
-                    let mut guard = guard;
-                    guard.clear_ready();
+        let mut watched = Interest::READABLE;
+        while let Ok(mut guard) = self.0.ready(watched).await {
+            if watched == Interest::WRITABLE || guard.ready().is_read_closed() {
+                if self.takes_nothing() {
+                    return;
                 }
-                _ => return,
+                watched = Interest::WRITABLE;
             }
+            guard.clear_ready();
         }
+    }
+
+    /// Sending no bytes at all fails where sending some would.
+    fn takes_nothing(&self) -> bool {
+        let socket = self.0.get_ref().as_raw_fd();
+        send(socket, &[], MsgFlags::MSG_NOSIGNAL).is_err()
     }
 }
 

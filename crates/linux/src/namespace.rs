@@ -1,5 +1,5 @@
-//! Work in another network namespace, by a thread of its own that ends with it:
-//! the calling thread never leaves its place.
+//! Work in another network or mount namespace, by a thread of its own that ends
+//! with it: the calling thread never leaves its place.
 
 use std::{
     io,
@@ -22,6 +22,23 @@ pub fn within_network<T: Send>(
 ) -> io::Result<T> {
     on_a_thread(|| {
         setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        Ok(work())
+    })
+}
+
+/// Does something in the mount namespace that the descriptor names, with its
+/// root as root and current directory.
+///
+/// # Errors
+/// As [`within_network`].
+pub fn within_mounts<T: Send>(
+    namespace: BorrowedFd<'_>,
+    work: impl FnOnce() -> T + Send,
+) -> io::Result<T> {
+    on_a_thread(|| {
+        // Threads share root and current directory, and setns(2) changes both.
+        unshare(CloneFlags::CLONE_FS)?;
+        setns(namespace, CloneFlags::CLONE_NEWNS)?;
         Ok(work())
     })
 }

@@ -9,6 +9,8 @@ use crate::check;
 
 /// TIOCGPTPEER of <asm-generic/ioctls.h>: _IO('T', 0x41).
 const TIOCGPTPEER: libc::c_ulong = 0x5441;
+/// TIOCVHANGUP of the same: _IO('T', 0x37).
+const TIOCVHANGUP: libc::c_ulong = 0x5437;
 
 /// The other end of a pseudo terminal master, unlocked and opened without a
 /// path, so that it is of the same instance whatever is mounted where.
@@ -38,6 +40,21 @@ pub fn make_controlling(terminal: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: TIOCSCTTY takes an integer by value.
     check(i64::from(unsafe {
         libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0)
+    }))?;
+    Ok(())
+}
+
+/// Takes the terminal behind a pseudo terminal master away from everybody who
+/// uses it, as if all copies of the master were closed: its session gets
+/// SIGHUP, reads give end of file, writes EIO.
+///
+/// # Errors
+/// ENOTTY, and EPERM without CAP_SYS_ADMIN.
+pub fn hang_up(master: BorrowedFd<'_>) -> io::Result<()> {
+    let peer = open_peer(master)?;
+    // SAFETY: TIOCVHANGUP takes no argument.
+    check(i64::from(unsafe {
+        libc::ioctl(peer.as_raw_fd(), TIOCVHANGUP)
     }))?;
     Ok(())
 }
@@ -102,5 +119,26 @@ mod tests {
             open_peer(null.as_fd()).unwrap_err().raw_os_error(),
             Some(libc::ENOTTY)
         );
+    }
+
+    #[test]
+    fn who_uses_a_terminal_that_is_hung_up_is_told() {
+        let master = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/ptmx")
+            .unwrap();
+        let mut peer = File::from(open_peer(master.as_fd()).unwrap());
+        match hang_up(master.as_fd()) {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                eprintln!("skipped: without CAP_SYS_ADMIN");
+            }
+            result => {
+                result.unwrap();
+                assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0);
+                let write = peer.write(b"x").unwrap_err();
+                assert_eq!(write.raw_os_error(), Some(libc::EIO));
+            }
+        }
     }
 }

@@ -34,6 +34,7 @@ pub mod state;
 pub mod stdio;
 mod tasks;
 pub mod timeline;
+pub mod view;
 
 pub use container::{ExitStatus, LOST};
 pub use device_process::{LOG as DEVICES_LOG, VERB as DEVICES_VERB};

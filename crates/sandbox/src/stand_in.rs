@@ -15,6 +15,7 @@
 //! everything.
 
 use std::{
+    fs::File,
     io::{self, Read, Write},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -24,6 +25,7 @@ use std::{
 };
 
 use casemate_linux::socket;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 
@@ -130,6 +132,21 @@ impl StandIn {
     /// EMFILE.
     pub fn reports(&self) -> io::Result<UnixStream> {
         self.control.try_clone()
+    }
+
+    /// Its mount namespace.
+    ///
+    /// # Errors
+    /// ESRCH when it has ended: its id may be another process's by now.
+    pub fn mounts(&self) -> io::Result<File> {
+        let namespace = File::open(format!("/proc/{}/ns/mnt", self.pid))?;
+        // It holds its end of the line until it ends. So if that is still open,
+        // the id was its own when the file was opened.
+        let mut line = [PollFd::new(self.control.as_fd(), PollFlags::POLLHUP)];
+        match poll(&mut line, PollTimeout::ZERO)? {
+            0 => Ok(namespace),
+            _ => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        }
     }
 
     /// Lets the stand-in end with this exit status.

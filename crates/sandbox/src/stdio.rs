@@ -3,10 +3,13 @@
 //! Each standard stream is a vsock connection of its own. Copying awaits both
 //! ends, so a reader that stops stops the writer in the guest, through vsock's
 //! flow control, and at most one buffer a stream is held here.
+//!
+//! Where the client has a terminal, the end of its input is that its other side
+//! has gone. That ends the outputs as well, and the guest hangs its terminal up.
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, IsTerminal, Read, Write},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::fs::{FileTypeExt, OpenOptionsExt},
@@ -26,6 +29,7 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::watch,
     task::JoinHandle,
 };
 
@@ -145,14 +149,21 @@ pub async fn attach(
         open(Stream::STDERR, stdio.stderr, Direction::Write),
         open(Stream::STDIN, stdio.stdin, Direction::Read),
     )?;
+    let (hang_up, hung_up) = watch::channel(());
     let outputs = [stdout, stderr].into_iter().flatten();
     let outputs = outputs.map(|(client, guest)| {
         let (guest, keep) = guest.into_split();
-        tokio::spawn(copy_out(guest, keep, client))
+        let mut hung_up = hung_up.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = copy_out(guest, keep, client) => {}
+                Ok(()) = hung_up.changed() => {}
+            }
+        })
     });
     let input = stdin.map(|(client, guest)| {
         let (hangup, guest) = guest.into_split();
-        Input(tokio::spawn(copy_in(client, guest, hangup)))
+        Input(tokio::spawn(copy_in(client, guest, hangup, hang_up)))
     });
     Ok((Outputs(outputs.collect()), input))
 }
@@ -202,12 +213,22 @@ async fn copy_out(mut guest: OwnedReadHalf, _keep: OwnedWriteHalf, client: Clien
     }
 }
 
-/// Client to guest, until the client's end of file (passed on as a half-close)
-/// or until the guest hangs up because the process wants no more.
-async fn copy_in(client: ClientEnd, mut guest: OwnedWriteHalf, mut hangup: OwnedReadHalf) {
+/// Client to guest, until the client's end of file (passed on as a half-close,
+/// or as the end of all streams if it was a terminal) or until the guest hangs
+/// up because the process wants no more.
+async fn copy_in(
+    client: ClientEnd,
+    mut guest: OwnedWriteHalf,
+    mut hangup: OwnedReadHalf,
+    hang_up: watch::Sender<()>,
+) {
     let work = async {
         let mut buffer = vec![0; BUFFER];
         while let Ok(count) = client.read(&mut buffer).await {
+            if count == 0 && client.is_terminal() {
+                // There may be no output to end.
+                let _ = hang_up.send(());
+            }
             if count == 0 || guest.write_all(&buffer[..count]).await.is_err() {
                 break;
             }
@@ -235,7 +256,10 @@ enum Direction {
 /// (a shell's terminal), so pipes and terminals are opened anew; sockets cannot
 /// be, and theirs is ours alone in practice.
 enum ClientEnd {
-    Polled(AsyncFd<File>),
+    Polled {
+        fd: AsyncFd<File>,
+        terminal: bool,
+    },
     /// Regular files and devices that cannot be polled: they do not block.
     Direct(File),
 }
@@ -258,7 +282,10 @@ impl ClientEnd {
             Direction::Write => Interest::WRITABLE,
         };
         match reactor::register_file(file, interest) {
-            Ok(polled) => Ok(Self::Polled(polled)),
+            Ok(fd) => {
+                let terminal = fd.get_ref().is_terminal();
+                Ok(Self::Polled { fd, terminal })
+            }
             // epoll(7): the file does not support polling (/dev/null).
             Err((file, error)) if error.raw_os_error() == Some(libc::EPERM) => {
                 Ok(Self::Direct(file))
@@ -267,10 +294,16 @@ impl ClientEnd {
         }
     }
 
+    /// Whether it is a terminal; one that was hung up is one no more for
+    /// isatty(3).
+    fn is_terminal(&self) -> bool {
+        matches!(self, Self::Polled { terminal: true, .. })
+    }
+
     async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Direct(file) => (&*file).read(buffer),
-            Self::Polled(fd) => {
+            Self::Polled { fd, .. } => {
                 let read = fd.async_io(Interest::READABLE, |mut file| file.read(buffer));
                 match read.await {
                     // A terminal whose other side has gone.
@@ -285,7 +318,7 @@ impl ClientEnd {
         while !bytes.is_empty() {
             let count = match self {
                 Self::Direct(file) => (&*file).write(bytes)?,
-                Self::Polled(fd) => {
+                Self::Polled { fd, .. } => {
                     fd.async_io(Interest::WRITABLE, |mut file| file.write(bytes))
                         .await?
                 }
@@ -401,6 +434,58 @@ mod tests {
             };
             let (copies, ()) = tokio::join!(attach(&path, "web", "", stdio), guest(listener, play));
             assert!(copies.unwrap().1.is_some());
+        });
+    }
+
+    /// A terminal without the line discipline's changes: the user's side and ours.
+    fn raw_terminal() -> (File, OwnedFd) {
+        use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+        let options = OpenOptions::new().read(true).write(true).clone();
+        let master = options.open("/dev/ptmx").unwrap();
+        let peer = casemate_linux::terminal::open_peer(master.as_fd()).unwrap();
+        let mut mode = tcgetattr(&peer).unwrap();
+        cfmakeraw(&mut mode);
+        tcsetattr(&peer, SetArg::TCSANOW, &mode).unwrap();
+        (master, peer)
+    }
+
+    #[test]
+    fn a_terminal_that_hangs_up_ends_the_outputs() {
+        on_runtime(async {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("vm.vsock");
+            let listener = UnixListener::bind(&path).unwrap();
+            let (master, peer) = raw_terminal();
+            let stdio = Stdio {
+                stdout: Some(peer.try_clone().unwrap()),
+                stdin: Some(peer),
+                stderr: None,
+            };
+            let guest = async {
+                let accept = async || {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    stream.read_exact(&mut [0; 13]).await.unwrap();
+                    stream.write_all(b"OK 7\n").await.unwrap();
+                    let hello = stream::read_request(&mut stream).await.unwrap();
+                    stream::answer(&mut stream, true).await.unwrap();
+                    (hello.stream == Stream::STDIN.into(), stream)
+                };
+                let (one, other) = (accept().await, accept().await);
+                match one.0 {
+                    true => (other.1, one.1),
+                    false => (one.1, other.1),
+                }
+            };
+            let (copies, (mut out, _in)) = tokio::join!(attach(&path, "web", "", stdio), guest);
+            let (mut outputs, _input) = copies.unwrap();
+            out.write_all(b"prompt").await.unwrap();
+            let user = std::thread::spawn(move || {
+                let mut shown = [0; 6];
+                (&master).read_exact(&mut shown).unwrap();
+            });
+            outputs.drained().await;
+            user.join().unwrap();
+            assert_eq!(out.read(&mut [0; 1]).await.unwrap(), 0, "the guest is told");
         });
     }
 

@@ -30,6 +30,7 @@ use crate::{
     state::State,
     stdio::{self, Input, Outputs, Stdio},
     timeline::{Timeline, now_ns},
+    view::View,
 };
 
 /// How long a guest may take to power off before its VM is killed.
@@ -60,6 +61,7 @@ pub(crate) struct Creation {
     pub(crate) network: network::Handle,
     pub(crate) resolver: Option<PathBuf>,
     pub(crate) guest: GuestSpec,
+    pub(crate) view: Option<View>,
     pub(crate) stdio: Stdio,
     pub(crate) hooks: Hooks,
     pub(crate) bundle: PathBuf,
@@ -180,6 +182,11 @@ async fn create(mut creation: Creation) -> Result<Made, Error> {
             return Err(error);
         }
     };
+    let begin = now_ns();
+    if let Some(Err(error)) = creation.view.map(|view| view.show()) {
+        tracing::warn!(container = %creation.key, %error, "clients do not see its files");
+    }
+    timeline.until_now("host", "show its files", begin);
     Ok(Made {
         outputs,
         input,

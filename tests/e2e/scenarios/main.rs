@@ -7,6 +7,7 @@ use casemate_e2e::docker::Release;
 
 mod applications;
 mod bad_input;
+mod bad_requests;
 mod command_line;
 mod control;
 mod docker;
@@ -18,12 +19,15 @@ mod kill_matrix;
 mod life_cycle;
 mod many;
 mod network;
+mod podman_build;
+mod podman_life;
 mod resources;
 mod run;
 mod sight;
 mod soak;
 mod streams;
 mod suite;
+mod terminal;
 
 fn main() -> ExitCode {
     casemate_e2e::main(vec![
@@ -35,12 +39,16 @@ fn main() -> ExitCode {
         ("life_cycle", life_cycle::scenarios()),
         ("command_line", command_line::scenarios()),
         ("bad_input", bad_input::scenarios()),
+        ("bad_requests", bad_requests::scenarios()),
         ("engine", engine::scenarios()),
         ("exec", exec::scenarios()),
         ("control", control::scenarios()),
         ("resources", resources::scenarios()),
         ("docker20", docker::scenarios(Release::V20)),
         ("docker28", docker::scenarios(Release::V28)),
+        ("terminal", terminal::scenarios()),
+        ("podman_life", podman_life::scenarios()),
+        ("podman_build", podman_build::scenarios()),
         ("kill_matrix", kill_matrix::scenarios()),
         ("insight", insight::scenarios()),
         ("many", many::scenarios()),

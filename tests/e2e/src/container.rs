@@ -32,7 +32,7 @@ impl<'h> Container<'h> {
     }
 
     /// Creates a container with a changed `create` command, for example with
-    /// an input or another limit.
+    /// an input, another limit or one more flag.
     pub fn create_with(
         host: &'h Host,
         bundle: &Bundle,
@@ -41,7 +41,7 @@ impl<'h> Container<'h> {
         let id = host.new_id();
         let pid_file = bundle.dir.join(format!("{id}.pid"));
         let since = Instant::now();
-        let streams = change(create_command(host, bundle, &id)).start()?;
+        let streams = change(create_flags(host, bundle, &id)).arg(&id).start()?;
         let exit = streams.exit()?;
         if exit != Exit::Code(0) {
             bail!("create has failed\n{}", streams.finish()?);
@@ -150,8 +150,11 @@ impl<'h> Container<'h> {
 
 /// `create` with a pid file, which is where a client looks for the process.
 pub fn create_command<'h>(host: &'h Host, bundle: &Bundle, id: &str) -> Command<'h> {
+    create_flags(host, bundle, id).arg(id)
+}
+
+fn create_flags<'h>(host: &'h Host, bundle: &Bundle, id: &str) -> Command<'h> {
     let pid_file = bundle.dir.join(format!("{id}.pid"));
     host.oci(&["create", "--bundle", bundle.path(), "--pid-file"])
         .arg(pid_file)
-        .arg(id)
 }

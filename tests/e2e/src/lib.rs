@@ -17,6 +17,7 @@
 pub mod bundle;
 pub mod cgroups;
 pub mod command;
+mod console;
 pub mod container;
 pub mod docker;
 pub mod expect;
@@ -35,6 +36,7 @@ pub mod wait;
 
 pub use bundle::Bundle;
 pub use command::{Command, Exit, Finished, Running, Size, Typist};
+pub use console::ConsoleSocket;
 pub use container::Container;
 pub use docker::Docker;
 pub use host::Host;

@@ -96,15 +96,12 @@ async fn make_init(
         write_id_map(unborn.pid, "gid_map", &spec.gid_mappings)?;
     }
     timeline.mark("clone");
-    settle(
-        unborn,
-        &spec.process,
-        &spec.streams,
-        ours,
-        Complete::AtEndOfFile,
-        timeline,
-    )
-    .await
+    let complete = match spec.process.terminal {
+        true => Complete::Hangup,
+        false => Complete::EndOfFile,
+    };
+    let (process, wanted) = (&spec.process, &spec.streams);
+    settle(unborn, process, wanted, ours, complete, timeline).await
 }
 
 /// Adds a process that waits before exec to a container.
@@ -132,8 +129,8 @@ pub(crate) async fn add(
     let unborn = in_pid_namespace(own_pids.then_some(init), || make(birth, body, link, reaper))?;
     drop((theirs, child_link));
     let complete = match process.terminal {
-        true => Complete::AtEndOfFile,
-        false => Complete::AtEndOfProcess,
+        true => Complete::Hangup,
+        false => Complete::EndOfProcess,
     };
     let mut timeline = Timeline::since(now());
     let added = settle(unborn, process, streams, ours, complete, &mut timeline).await?;

@@ -118,3 +118,28 @@ async fn a_terminal_is_typed_at_and_resized() {
     assert!(resize(&guest, "", 50, 20).await.is_err());
     assert!(resize(&guest, "sh", 70_000, 20).await.is_err());
 }
+
+#[tokio::test]
+async fn a_terminal_that_nobody_reads_any_more_hangs_up() {
+    let Some(guest) = Guest::start().await else {
+        return;
+    };
+    guest.create("box", guest.spec("sleep 1000")).await.unwrap();
+    guest.start_process("box", "").await.unwrap();
+    let script = "trap 'exit 7' HUP; echo ready; while :; do sleep 0.05; done";
+    guest
+        .add("box", "sh", with_terminal(script), streams())
+        .await
+        .unwrap();
+    let stdin = guest.stream("box", "sh", Stream::STDIN).await.unwrap();
+    let mut stdout = guest.stream("box", "sh", Stream::STDOUT).await.unwrap();
+    guest.start_process("box", "sh").await.unwrap();
+    let mut shown = [0; 7];
+    within(stdout.read_exact(&mut shown)).await.unwrap();
+    assert_eq!(&shown, b"ready\r\n");
+    // The end of input alone is none of the terminal.
+    drop(stdin);
+    resize(&guest, "sh", 50, 20).await.unwrap();
+    drop(stdout);
+    assert_eq!(guest.wait("box", "sh").await.exit_status, 7);
+}

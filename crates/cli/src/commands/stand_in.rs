@@ -14,17 +14,22 @@ use std::{
 
 use anyhow::{Context, Result};
 use casemate_linux::{capability, descriptor, terminal};
-use casemate_sandbox::{LOST, stand_in::TerminalSize};
+use casemate_sandbox::{
+    LOST,
+    stand_in::TerminalSize,
+    view::{NOTHING, PROCESSES},
+};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, setns},
+    sys::stat::Mode,
     sys::{
         prctl,
         signal::{SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
     },
-    unistd::{chdir, pivot_root, setsid},
+    unistd::{chdir, mkdir, pivot_root, setsid},
 };
 
 use crate::{
@@ -78,8 +83,9 @@ fn shut_in(arguments: &StandIn) -> Result<()> {
     prctl::set_no_new_privs().context("no_new_privs")
 }
 
-/// A root with nothing but a /proc of this PID namespace, for who enters it to
-/// list the container's processes.
+/// A root with nothing but a /proc of this PID namespace and an empty folder:
+/// the monitor shows both to who enters the namespace, with the container's
+/// files ([`casemate_sandbox::view`]).
 fn enter_empty_root() -> nix::Result<()> {
     const NONE: Option<&str> = None;
     let locked = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -92,8 +98,10 @@ fn enter_empty_root() -> nix::Result<()> {
         Some("mode=0755,size=16k"),
     )?;
     chdir(STAGE)?;
-    nix::unistd::mkdir("proc", nix::sys::stat::Mode::from_bits_truncate(0o555))?;
-    mount(Some("proc"), "proc", Some("proc"), locked, NONE)?;
+    for folder in [PROCESSES, NOTHING] {
+        mkdir(folder, Mode::from_bits_truncate(0o555))?;
+    }
+    mount(Some("proc"), PROCESSES, Some("proc"), locked, NONE)?;
     pivot_root(".", ".")?;
     umount2(".", MntFlags::MNT_DETACH)?;
     let sealed = locked | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_BIND;

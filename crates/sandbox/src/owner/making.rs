@@ -1,7 +1,7 @@
 //! Containers and processes are made: what the host has to give is taken, then
 //! the guest is asked.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{collections::BTreeMap, path::Path, rc::Rc};
 
 use super::{Machine, Owner, answer};
 use crate::{
@@ -13,11 +13,12 @@ use crate::{
     oom::Notice,
     policy::{Operation, Refusal},
     share::Entry,
-    spec,
-    stand_in::Attachment,
+    spec::{self, GuestSpec},
+    stand_in::{Attachment, StandIn},
     state::Status,
     tasks::{self, Made, ReadBundle},
     timeline::now_ns,
+    view::View,
 };
 
 impl Owner {
@@ -117,6 +118,8 @@ impl Owner {
         let Machine::Ready(ready) = &self.machine else {
             unreachable!("make is called with a machine")
         };
+        let stand_in = container.init.stand_in.as_ref();
+        let view = stand_in.and_then(|stand_in| view(&key, stand_in, ready.share.path(), &guest));
         tasks::spawn_create(
             tasks::Creation {
                 key: key.clone(),
@@ -125,6 +128,7 @@ impl Owner {
                 network: ready.network.clone(),
                 resolver: resolver_of(&container),
                 guest,
+                view,
                 stdio,
                 hooks: container.host.hooks.clone(),
                 bundle: container.bundle.clone(),
@@ -348,4 +352,13 @@ impl Owner {
 fn resolver_of(container: &Container) -> Option<std::path::PathBuf> {
     let resolver = container.host.resolver.as_ref()?;
     Some(resolver.as_path().to_owned())
+}
+
+/// What clients see of the container's files; without it they see none.
+fn view(key: &Key, stand_in: &StandIn, share: &Path, guest: &GuestSpec) -> Option<View> {
+    let view = stand_in
+        .mounts()
+        .and_then(|namespace| View::new(namespace, share, key.container.as_str(), guest));
+    view.map_err(|error| tracing::warn!(container = %key, %error, "clients do not see its files"))
+        .ok()
 }

@@ -36,6 +36,7 @@ use std::io;
 
 use casemate_protocol::agent;
 use oci_spec::runtime::{Linux, LinuxResources, LinuxSeccomp, Process, Spec};
+use serde::de::DeserializeOwned;
 
 pub use agent::ContainerSpec as GuestSpec;
 pub use capabilities::known_capabilities;
@@ -51,14 +52,23 @@ use namespaces::{IdMappings, Namespaces};
 use options::Options;
 use resources::cgroup_settings;
 
+/// Reads JSON. A list in place of an object would pass as one without fields.
+fn object<T: DeserializeOwned>(json: &[u8]) -> Result<T, Error> {
+    if json.trim_ascii_start().starts_with(b"[") {
+        let reason = "it is a list, not an object".to_owned();
+        return Err(Error::Malformed { reason });
+    }
+    Ok(serde_json::from_slice(json)?)
+}
+
 /// Reads a config.json.
 pub fn parse(json: &[u8]) -> Result<Spec, Error> {
-    Ok(serde_json::from_slice(json)?)
+    object(json)
 }
 
 /// Reads the process.json of an exec.
 pub fn parse_process(json: &[u8]) -> Result<Process, Error> {
-    Ok(serde_json::from_slice(json)?)
+    object(json)
 }
 
 /// Where a container's configuration comes from.
@@ -113,7 +123,7 @@ pub struct Update {
 
 /// Reads new limits, OCI resources as JSON, or says why they cannot be had.
 pub fn update(resources: &[u8]) -> Result<Update, Error> {
-    let resources: LinuxResources = serde_json::from_slice(resources)?;
+    let resources: LinuxResources = object(resources)?;
     let mut warnings = Vec::new();
     let settings = cgroup_settings(&resources, &mut warnings)?;
     Ok(Update {

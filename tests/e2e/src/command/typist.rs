@@ -1,5 +1,6 @@
-//! A command on a terminal, and the user in front of it: types, reads what the
-//! screen shows, changes the window's size, hangs up.
+//! A terminal, and the user in front of it: types, reads what the screen
+//! shows, changes the window's size, hangs up. On the other side is a command,
+//! or whatever a runtime has connected to a console socket.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -12,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustix::io::ioctl_fionread;
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
@@ -19,6 +21,7 @@ use super::collector::Collector;
 use super::finished::{Exit, Finished, shown};
 use crate::host::Host;
 use crate::reaper;
+use crate::wait::until_true;
 
 /// The size of a terminal's window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,14 +43,12 @@ impl From<Size> for Winsize {
     }
 }
 
-/// A command that was started on a terminal.
+/// Somebody who types at a terminal.
 pub struct Typist<'h> {
     host: &'h Host,
-    /// Its process id.
-    pub pid: i32,
     line: String,
-    since: Instant,
-    limit: Duration,
+    /// The command that was started there.
+    client: Option<Client>,
     /// The user's side of the terminal. The reader of the screen has it as
     /// well and lets go of it when `reading` is closed.
     terminal: Option<File>,
@@ -58,35 +59,25 @@ pub struct Typist<'h> {
     told: bool,
 }
 
+struct Client {
+    pid: i32,
+    since: Instant,
+    limit: Duration,
+}
+
 impl<'h> Typist<'h> {
-    pub(super) fn start(
-        host: &'h Host,
-        line: String,
-        mut command: Command,
-        size: Size,
-        limit: Duration,
-    ) -> Result<Typist<'h>> {
-        let (terminal, theirs) = terminal(size).context("a terminal")?;
+    /// In front of a terminal whose other side somebody else has.
+    pub(crate) fn at(host: &'h Host, line: String, terminal: File) -> Result<Typist<'h>> {
         let name = ptsname(&terminal, Vec::new()).context("the terminal's name")?;
         let (reading, stop) = UnixStream::pair()?;
         let screen = UntilHungUp {
             terminal: terminal.try_clone()?,
             stop,
         };
-        command
-            .stdin(theirs.try_clone()?)
-            .stdout(theirs.try_clone()?)
-            .stderr(theirs);
-        let since = Instant::now();
-        let child = command.spawn().with_context(|| format!("start {line}"))?;
-        // Who holds a side of the terminal keeps it from ending: so this does.
-        drop(command);
         Ok(Typist {
             host,
-            pid: child.id() as i32,
             line,
-            since,
-            limit,
+            client: None,
             terminal: Some(terminal),
             reading: Some(reading),
             screen: Collector::named(screen, name.to_string_lossy().into_owned()),
@@ -95,11 +86,53 @@ impl<'h> Typist<'h> {
         })
     }
 
+    pub(super) fn start(
+        host: &'h Host,
+        line: String,
+        mut command: Command,
+        size: Size,
+        limit: Duration,
+    ) -> Result<Typist<'h>> {
+        let (terminal, theirs) = terminal(size).context("a terminal")?;
+        command
+            .stdin(theirs.try_clone()?)
+            .stdout(theirs.try_clone()?)
+            .stderr(theirs);
+        let since = Instant::now();
+        let child = command.spawn().with_context(|| format!("start {line}"))?;
+        // Who holds a side of the terminal keeps it from ending: so this does.
+        drop(command);
+        let mut typist = Typist::at(host, line, terminal)?;
+        typist.client = Some(Client {
+            pid: child.id() as i32,
+            since,
+            limit,
+        });
+        Ok(typist)
+    }
+
     /// Types; a line ends with `\r`, as on a keyboard.
     pub fn type_text(&self, text: &str) -> Result<()> {
         let mut terminal = self.terminal.as_ref().context("the user has hung up")?;
         let typed = terminal.write_all(text.as_bytes());
         typed.with_context(|| self.story(&format!("{text:?} cannot be typed")))
+    }
+
+    /// Presses one key after the other, each when the one before was read: some
+    /// programs know a key only by its coming alone.
+    pub fn press(&self, keys: &str) -> Result<()> {
+        for key in keys.chars() {
+            self.type_text(&key.to_string())?;
+            let terminal = self.terminal.as_ref().context("the user has hung up")?;
+            // The kernel hands it over when it has time for that.
+            std::thread::sleep(Duration::from_millis(400));
+            let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+            let theirs = ioctl_tiocgptpeer(terminal, flags)?;
+            until_true("the key to be read", Duration::from_secs(10), || {
+                Ok(ioctl_fionread(&theirs)? == 0)
+            })?;
+        }
+        Ok(())
     }
 
     /// Waits until the screen shows `what` behind everything that was waited
@@ -148,7 +181,8 @@ impl<'h> Typist<'h> {
 
     /// Sends a signal to the command, not through the terminal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        kill(Pid::from_raw(self.pid), signal).with_context(|| format!("{signal} to {}", self.line))
+        let pid = Pid::from_raw(self.client()?.pid);
+        kill(pid, signal).with_context(|| format!("{signal} to {}", self.line))
     }
 
     /// What the screen has shown so far.
@@ -159,15 +193,10 @@ impl<'h> Typist<'h> {
     /// Waits for the end of the command; what it gives has the whole screen as
     /// output.
     pub fn finish(mut self) -> Result<Finished> {
-        let left = self.limit.saturating_sub(self.since.elapsed());
-        let Some(exit) = reaper::exit_of(self.pid, self.since, left) else {
-            bail!("{}", self.story("does not end"));
-        };
-        let took = self.since.elapsed();
-        if let Err(holders) = self.screen.ended_within(Duration::from_secs(5)) {
-            let held = format!("its terminal is held open by {holders}");
-            bail!("{}", self.story(&held));
-        }
+        let Client { since, limit, .. } = *self.client()?;
+        let exit = self.exit_within(limit.saturating_sub(since.elapsed()))?;
+        let took = since.elapsed();
+        self.screen_ended()?;
         self.told = true;
         let finished = Finished {
             line: self.line.clone(),
@@ -182,8 +211,24 @@ impl<'h> Typist<'h> {
 
     /// Waits that long for the end of the command, whatever its terminal does.
     pub fn exit_within(&self, limit: Duration) -> Result<Exit> {
-        let exit = reaper::exit_of(self.pid, self.since, limit);
+        let client = self.client()?;
+        let exit = reaper::exit_of(client.pid, client.since, limit);
         exit.with_context(|| self.story(&format!("still runs after {limit:?}")))
+    }
+
+    /// Waits until nobody has the other side of the terminal any more.
+    pub fn screen_ended(&self) -> Result<()> {
+        if let Err(holders) = self.screen.ended_within(Duration::from_secs(5)) {
+            let held = format!("its terminal is held open by {holders}");
+            bail!("{}", self.story(&held));
+        }
+        Ok(())
+    }
+
+    fn client(&self) -> Result<&Client> {
+        self.client
+            .as_ref()
+            .context("nothing was started on this terminal")
     }
 
     fn story(&self, what: &str) -> String {

@@ -75,6 +75,10 @@ fn what_is_no_configuration() {
             "not an OCI configuration: EOF while parsing a value at line 1 column 0",
         ),
         (
+            " []",
+            "not an OCI configuration: it is a list, not an object",
+        ),
+        (
             "{\"process\":\n7}",
             "not an OCI configuration: invalid type: integer `7`, \
              expected struct Process at line 2 column 1",

@@ -3,16 +3,21 @@
 
 use std::collections::BTreeMap;
 
-use super::{Machine, Owner, answer};
+use casemate_linux::view::View;
+
+use super::{Farewell, Machine, Owner, answer};
 use crate::{
     cgroup::{Cgroup, limits},
     container::{Container, ExitStatus, LOST, Phase, Process, Reply, WaitingExec},
     error::Error,
     handle::Create,
     key::Key,
+    ledger::Ledger,
+    neighbours::Neighbour,
     policy::{Operation, Refusal},
-    share::Entry,
-    spec,
+    share::Taken,
+    size,
+    spec::{self, NetworkNamespace},
     stand_in::Attachment,
     state::Status,
     tasks::{self, Made, ReadBundle},
@@ -40,7 +45,7 @@ impl Owner {
             return answer(reply, Err(Error::Host(text.into())));
         };
         let begin = now_ns();
-        let bundle = match tasks::read_bundle(&create) {
+        let bundle = match self.read_bundle(&create, attachment.view.as_ref()) {
             Ok(bundle) => bundle,
             Err(error) => {
                 attachment.stand_in.dismiss(LOST);
@@ -63,6 +68,33 @@ impl Owner {
         }
     }
 
+    fn read_bundle(&self, create: &Create, view: Option<&View>) -> Result<ReadBundle, Error> {
+        let view = view.ok_or_else(|| Error::Host("a container came without its view".into()))?;
+        let bundle = tasks::read_bundle(create, view, self.neighbours())?;
+        let at_home = matches!(bundle.host.network, NetworkNamespace::Of(_));
+        if at_home || create.id == self.options.id {
+            return Ok(bundle);
+        }
+        let text = format!(
+            "linux.namespaces: sandbox {:?} has another network",
+            self.options.id.as_str()
+        );
+        Err(Error::Host(text.into()))
+    }
+
+    /// Those whose namespaces a new container can join.
+    fn neighbours(&self) -> Vec<Neighbour> {
+        let made = self.containers.iter().filter(|(_, container)| {
+            container.is_alive() && container.init.phase != Phase::Creating
+        });
+        let neighbours = made.map(|(id, container)| Neighbour {
+            id: id.to_string(),
+            pid: container.init.pid,
+            sandbox: self.options.directory.clone(),
+        });
+        neighbours.collect()
+    }
+
     /// Takes what the host has to give, then asks the guest.
     pub(super) fn make(
         &mut self,
@@ -77,6 +109,7 @@ impl Owner {
             oci_version,
             host,
             mut guest,
+            files,
         } = bundle;
         for warning in &host.warnings {
             tracing::warn!(container = %key, "{warning}");
@@ -101,7 +134,8 @@ impl Owner {
             guest.hook_state = state.with_status(Status::Created).to_oci_json();
         }
         self.creating.insert(key.clone(), reply);
-        let taken = self.take_host_resources(&key, &container);
+        self.warn_of_shortage(&container);
+        let taken = self.take_host_resources(&key, &container, &files);
         self.timeline.until_now("host", "cgroup and mounts", begin);
         let result = taken.and_then(|()| self.store_of(&key, &container));
         if let Err(error) = result {
@@ -134,34 +168,26 @@ impl Owner {
         &mut self,
         key: &Key,
         container: &Container,
+        files: &[Taken],
     ) -> Result<(), Error> {
-        let Machine::Ready(ready) = &mut self.machine else {
+        let mut ledger = Ledger::create(&self.directory(&key.container))?;
+        let Machine::Ready(ready) = &self.machine else {
             unreachable!("make is called with a machine")
         };
         if let Some(path) = &container.host.cgroups_path {
-            let group = Cgroup::make(path, &mut ready.ledger)?;
+            // That of the machine is in the sandbox's own ledger.
+            let group = match self.options.cgroup.as_ref() == Some(path) {
+                true => Cgroup::locate(path.as_ref())?,
+                false => Cgroup::make(path, &mut ledger)?,
+            };
             if let Some(resources) = &container.host.resources {
                 let memory_mib = self.options.config.machine.memory_mib;
                 group.limit(&limits::standing(resources, memory_mib))?;
             }
             group.add(container.init.pid)?;
         }
-        let rootfs = casemate_protocol::paths::rootfs_slot(key.container.as_str());
-        ready.share.add(Entry {
-            source: container.host.rootfs.as_path(),
-            slot: &rootfs,
-            readonly: false,
-            recursive: true,
-            readonly_below: false,
-        })?;
-        for share in &container.host.shares {
-            ready.share.add(Entry {
-                source: share.source.as_path(),
-                slot: &share.slot,
-                readonly: share.readonly,
-                recursive: share.recursive,
-                readonly_below: share.readonly_below,
-            })?;
+        for taken in files {
+            ready.share.put(taken)?;
         }
         Ok(())
     }
@@ -211,8 +237,7 @@ impl Owner {
         }
     }
 
-    /// A process could not be made: nothing of it stays. A sandbox without a
-    /// container has no purpose and goes with it.
+    /// A process could not be made: nothing of it stays.
     pub(super) fn creation_failed(&mut self, key: &Key, error: Error) {
         tracing::error!(process = %key, %error, "not created");
         if key.exec.is_some() {
@@ -222,18 +247,26 @@ impl Owner {
             }
             return;
         }
-        self.containers.remove(&key.container);
-        if let Machine::Ready(ready) = &self.machine
-            && let Err(error) = ready.share.remove_container(key.container.as_str())
-        {
-            tracing::warn!(%error, "after a failed create");
-        }
+        self.forget(key);
         let reply = self.creating.remove(key);
-        if self.containers.is_empty() {
-            self.finish();
-        }
-        if let Some(reply) = reply {
-            answer(reply, Err(error));
+        self.bury(key, None, Farewell::NotMade(error, reply));
+    }
+
+    /// The first container has made the machine; the limits of the others may
+    /// not fit in.
+    fn warn_of_shortage(&self, container: &Container) {
+        let limit = |container: &Container| size::memory_limit(container.host.resources.as_ref());
+        let own = limit(container);
+        let others = self.containers.values().filter(|other| other.is_alive());
+        let promised = others.map(limit).fold(own, u64::saturating_add);
+        let memory_mib = self.options.config.machine.memory_mib;
+        if own > 0 && promised > u64::from(memory_mib) << 20 {
+            tracing::warn!(
+                limits_mib = promised >> 20,
+                machine_mib = memory_mib,
+                "the memory limits of the sandbox's containers exceed its machine, which its \
+                 first container has sized: they cannot all be used up"
+            );
         }
     }
 

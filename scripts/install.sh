@@ -12,6 +12,7 @@ RUN_PACKAGES=(qemu-system-x86 podman netavark aardvark-dns iproute2 iptables nft
 # shellcheck disable=SC2034 # used by the callers
 TEST_PACKAGES=(
     runc           # to compare with
+    catatonit      # is the first container of podman's pods
     shellcheck     # lints these scripts
     busybox-static # is in the containers of the agent's own tests
     iperf3         # loads networks

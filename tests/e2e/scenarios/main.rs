@@ -17,6 +17,7 @@ mod kill_matrix;
 mod life_cycle;
 mod many;
 mod network;
+mod pods;
 mod resources;
 mod run;
 mod sight;
@@ -43,5 +44,6 @@ fn main() -> ExitCode {
         ("insight", insight::scenarios()),
         ("many", many::scenarios()),
         ("network", network::scenarios()),
+        ("pods", pods::scenarios()),
     ])
 }

@@ -12,6 +12,7 @@ use crate::{
     cgroup::{Cgroup, limits},
     container::{Container, ExitStatus, LOST, Phase, Reply},
     error::Error,
+    handle::Create,
     identifier::Id,
     key::Key,
     oom,
@@ -176,6 +177,10 @@ impl Owner {
     pub(super) fn stand_in_gone(&mut self, key: &Key) {
         // Whoever announced it was killed before asking for its process.
         self.attachments.remove(key);
+        if let Some(reply) = self.no_longer_waiting(key) {
+            self.creating.insert(key.clone(), reply);
+            return self.creation_failed(key, Error::Host("its stand-in was killed".into()));
+        }
         let Some(process) = self.process(key) else {
             return;
         };
@@ -192,6 +197,17 @@ impl Owner {
         if let Ok(agent) = self.agent() {
             tasks::spawn_kill(key.clone(), agent);
         }
+    }
+
+    /// Takes a container back that waits for the machine.
+    fn no_longer_waiting(&mut self, key: &Key) -> Option<Reply<u32>> {
+        let Machine::Starting(waiting) = &mut self.machine else {
+            return None;
+        };
+        let named = |create: &Create| key.exec.is_none() && create.id == key.container;
+        let n = waiting.iter().position(|(create, ..)| named(create))?;
+        let (_, _, _, reply) = waiting.remove(n);
+        Some(reply)
     }
 
     pub(super) fn delete(&mut self, key: &Key, force: bool, reply: Reply<ExitStatus>) {

@@ -13,6 +13,7 @@ RUN_PACKAGES=(qemu-system-x86 podman netavark aardvark-dns iproute2 iptables nft
 TEST_PACKAGES=(
     runc           # to compare with
     buildah        # builds images, by the runtime
+    catatonit      # is the first container of podman's pods
     shellcheck     # lints these scripts
     busybox-static # is in the containers of the agent's own tests
     iperf3         # loads networks

@@ -162,6 +162,9 @@ fn mount(mount: &Mount) -> Result<()> {
     for text in [&mount.source, &mount.fstype, &mount.data] {
         no_zero("mount", text)?;
     }
+    if !mount.shared.is_empty() && mount.fstype != "tmpfs" {
+        return Err(Error::invalid("mount", "only a tmpfs can be shared"));
+    }
     if is_bind(mount) {
         absolute("source of a bind mount", &mount.source)?;
     }

@@ -48,6 +48,7 @@ mod network;
 mod reaper;
 mod sandbox;
 mod server;
+mod shared_memory;
 mod streams;
 mod timeline;
 mod transport;

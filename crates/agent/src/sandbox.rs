@@ -41,6 +41,7 @@ use crate::{
     limits,
     network::Network,
     reaper::Reaper,
+    shared_memory::SharedMemory,
     streams::Pump,
     timeline::{Timeline, now, span},
     transport::Transport,
@@ -73,6 +74,7 @@ struct State {
     /// What [`Sandbox::complete`] has done since a start last asked.
     completed: Vec<Span>,
     containers: HashMap<String, Slot>,
+    shared_memory: SharedMemory,
 }
 
 /// An id is taken while its container is being made or removed.
@@ -121,14 +123,20 @@ impl Sandbox {
     /// Makes a container; its first process waits before exec.
     pub(crate) async fn create(
         self: Arc<Self>,
-        request: CreateContainerRequest,
+        mut request: CreateContainerRequest,
     ) -> Result<(u32, Vec<Span>)> {
         let id = &request.container_id;
         limits::id("container id", id)?;
         limits::container(&request.spec)?;
         let plan = self.plan(&request)?;
         self.reserve(id)?;
-        match birth::create(id, &request.spec, plan, &self.reaper).await {
+        let mounts = &mut request.spec.mut_or_insert_default().mounts;
+        let provided = self.state().shared_memory.provide(id, mounts);
+        let made = match provided {
+            Ok(()) => birth::create(id, &request.spec, plan, &self.reaper).await,
+            Err(error) => Err(error),
+        };
+        match made {
             Ok((container, spans)) => {
                 let pid = container.init.pid;
                 let container = Arc::new(container);
@@ -216,6 +224,9 @@ impl Sandbox {
         let container = self.container(&id)?;
         self.state().containers.insert(id.clone(), Slot::Reserved);
         let removed = container.cgroup.remove().await;
+        if let Err(error) = forget_unused_files() {
+            say(format_args!("container {id}: {error}"));
+        }
         // What could not be removed can be tried again.
         self.settle(&id, removed.is_err().then_some(container));
         removed
@@ -300,11 +311,16 @@ impl Sandbox {
     /// Puts the container where its id was reserved, or frees the id.
     fn settle(&self, id: &str, container: Option<Arc<Container>>) {
         let mut state = self.state();
-        let containers = &mut state.containers;
         match container {
-            Some(container) => containers.insert(id.to_owned(), Slot::Made(container)),
-            None => containers.remove(id),
-        };
+            Some(container) => {
+                let made = Slot::Made(container);
+                state.containers.insert(id.to_owned(), made);
+            }
+            None => {
+                state.containers.remove(id);
+                state.shared_memory.release(id);
+            }
+        }
         drop(state);
         self.settled.notify_waiters();
     }
@@ -372,6 +388,14 @@ fn mount_in_guest(wanted: &Mount) -> Result<()> {
         Some(wanted.data.as_str()),
     )
     .doing(what)
+}
+
+/// Lets the host have the files of the share that nobody uses any more: as long
+/// as they are remembered here, it cannot give up the mounts that they are on.
+/// A remount that changes nothing does that, and for this file system alone.
+fn forget_unused_files() -> Result<()> {
+    const NONE: Option<&str> = None;
+    mount(NONE, SHARE, NONE, MsFlags::MS_REMOUNT, NONE).doing(|| format!("remount {SHARE}"))
 }
 
 /// Unmounts the share and writes back every file system, in a process of its

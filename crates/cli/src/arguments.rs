@@ -394,6 +394,8 @@ pub struct Monitor {
     #[arg(long)]
     pub directory: PathBuf,
     #[arg(long)]
+    pub root: PathBuf,
+    #[arg(long)]
     pub netns: PathBuf,
     #[arg(long)]
     pub hostname: String,

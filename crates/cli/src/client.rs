@@ -12,7 +12,7 @@ use casemate_protocol::{
     monitor::{ContainerProcess, ProcessesRequest, TimelineRequest, TimelineResponse},
     monitor_ttrpc::MonitorClient,
 };
-use casemate_sandbox::{Id, state};
+use casemate_sandbox::{Id, layout, state};
 use casemate_shim::{CONTROL_SOCKET, METRICS_TYPE};
 use containerd_shim_protos::{
     api,
@@ -37,7 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(4000);
 /// The exec id of a container's init.
 pub const INIT: &str = "";
 
-/// A container's place on the host: its id and its directory.
+/// A container's place on the host: its id and its directory. What leads from
+/// there to its sandbox is here and nowhere else.
 #[derive(Debug, Clone)]
 pub struct Place {
     pub id: Id,
@@ -55,6 +56,26 @@ impl Place {
             .with_context(|| format!("--root {}", global.root.display()))?;
         let directory = root.join(&id);
         Ok(Self { id, directory })
+    }
+
+    /// The directory that has those of all containers.
+    pub fn root(&self) -> &Path {
+        self.directory.parent().expect("a place is under its root")
+    }
+
+    /// The directory of its sandbox, in which the monitor listens.
+    ///
+    /// # Errors
+    /// When there is no such container.
+    pub fn sandbox(&self) -> Result<PathBuf> {
+        layout::sandbox_of(&self.directory)
+            .ok_or(state::Error::Missing)
+            .with_context(|| format!("container {:?}", self.id.as_str()))
+    }
+
+    /// The directory of its sandbox, if its monitor lives.
+    pub fn living_sandbox(&self) -> Option<PathBuf> {
+        layout::sandbox_of(&self.directory).filter(|sandbox| state::monitor_lives(sandbox))
     }
 
     /// The recorded state.
@@ -92,8 +113,9 @@ impl Monitor {
     /// # Errors
     /// When no monitor listens there.
     pub fn connect(place: &Place) -> Result<Self> {
+        let sandbox = place.sandbox()?;
         let open = || {
-            let stream = socket::connect(&place.directory.join(CONTROL_SOCKET))?;
+            let stream = socket::connect(&sandbox.join(CONTROL_SOCKET))?;
             let listener = getsockopt(&stream, sockopt::PeerCredentials)?;
             let process = process::pidfd_open(listener.pid() as u32)?;
             stream.set_nonblocking(true)?;
@@ -279,17 +301,19 @@ impl Monitor {
         Ok(response.map_err(readable)?.processes)
     }
 
-    /// Task.Wait for the init process.
+    /// Task.Wait for the init process; one that is unknown has ended.
     ///
     /// # Errors
     /// When the monitor goes away.
-    pub async fn wait(&self) -> Result<u32> {
+    pub async fn wait(&self) -> Result<()> {
         let request = api::WaitRequest {
             id: self.id.clone(),
             ..Default::default()
         };
-        let response = self.task().wait(context::with_timeout(0), &request).await;
-        Ok(response.map_err(readable)?.exit_status)
+        match self.task().wait(context::with_timeout(0), &request).await {
+            Err(ttrpc::Error::RpcStatus(status)) if status.code() == Code::NOT_FOUND => Ok(()),
+            answer => answer.map(drop).map_err(readable),
+        }
     }
 
     /// Task.ResizePty of a process.
@@ -311,7 +335,8 @@ impl Monitor {
         Ok(())
     }
 
-    /// Task.Delete.
+    /// Task.Delete. One that is unknown has been deleted by somebody else, and
+    /// with its last container the monitor may hang up: neither is a failure.
     ///
     /// # Errors
     /// When it still runs.
@@ -320,21 +345,22 @@ impl Monitor {
             id: self.id.clone(),
             ..Default::default()
         };
-        self.task()
-            .delete(patience(), &request)
-            .await
-            .map_err(readable)?;
-        Ok(())
+        match self.task().delete(patience(), &request).await {
+            Err(ttrpc::Error::RpcStatus(status)) if status.code() == Code::NOT_FOUND => Ok(()),
+            Err(error @ ttrpc::Error::RpcStatus(_)) => Err(readable(error)),
+            _ => Ok(()),
+        }
     }
 
-    /// Task.Shutdown: the sandbox ends. That the monitor hangs up meanwhile is
-    /// no failure.
+    /// Task.Shutdown: the sandbox ends when no other container needs it, or
+    /// `now`. That the monitor hangs up meanwhile is no failure.
     ///
     /// # Errors
     /// What could not be undone.
-    pub async fn shutdown(&self) -> Result<()> {
+    pub async fn shutdown(&self, now: bool) -> Result<()> {
         let request = api::ShutdownRequest {
             id: self.id.clone(),
+            now,
             ..Default::default()
         };
         match self.task().shutdown(patience(), &request).await {

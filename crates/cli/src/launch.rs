@@ -1,28 +1,27 @@
-//! A new sandbox, from the command line's side: what `create` and `run` share.
+//! A new container, from the command line's side: what `create` and `run` share.
 //!
-//! In order: the bundle is read and refused if it is bad; the directory is
-//! claimed; stand-in and monitor are made; the monitor creates the container.
-//! Until the end a guard undoes everything.
+//! In order: the bundle is read and refused if it is bad, and says in whose
+//! sandbox the container will be; the directories are claimed; the stand-in is
+//! made, and with a sandbox of its own the monitor; the monitor creates the
+//! container. Until the end a guard undoes everything.
 
+mod claim;
 mod processes;
 mod terminal;
 
 use std::{
     fs,
-    io::{self, Write},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::{DirBuilderExt, PermissionsExt},
-    },
+    io::Write,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use casemate_config::Config;
-use casemate_linux::process::Child;
+use casemate_linux::{process::Child, view::View};
 use casemate_sandbox::{
     cgroup::Cgroup,
-    ledger::Ledger,
+    neighbours::Neighbours,
     size,
     spec::{self, Bundle, HostPath, HostSpec, LiveHost, NetworkNamespace},
     stand_in::{self, Announcement},
@@ -34,6 +33,7 @@ use crate::{
     client::{Monitor, Place, block_on},
 };
 
+use claim::Claim;
 pub use processes::{READY, RELEASED};
 pub use terminal::OwnTerminal;
 
@@ -57,19 +57,16 @@ pub fn launch(global: &Global, arguments: &Create, foreground: bool) -> Result<L
     let mut config = Config::load(global.config.as_deref())?;
     let bundle = fs::canonicalize(&arguments.bundle)
         .with_context(|| format!("bundle {}", arguments.bundle.display()))?;
-    let host = read_bundle(&place, &bundle)?;
+    let neighbours = Neighbours::under(place.root());
+    let host = read_bundle(&place, &bundle, &neighbours)?;
     refuse(global, arguments, &host, foreground)?;
-    config.machine = size::machine(
-        &config.machine,
-        host.resources.as_ref(),
-        size::HostSize::now(),
-    );
-
-    let claim = Claim::of(&place)?;
+    let home = neighbours.home(&host)?.map(|other| other.sandbox.as_path());
+    let claim = Claim::of(&place, home)?;
     let streams = terminal::streams(arguments.console_socket.as_deref(), host.terminal)?;
     let netns = match &host.network {
         NetworkNamespace::New => None,
         NetworkNamespace::Path(path) => Some(path.as_path().to_owned()),
+        NetworkNamespace::Of(other) => Some(other.path.as_path().to_owned()),
     };
     let stand_in = processes::StandIn::spawn(processes::StandInStart {
         place: &place,
@@ -77,26 +74,35 @@ pub fn launch(global: &Global, arguments: &Create, foreground: bool) -> Result<L
         terminal: streams.controlling,
         command: &host.command,
     })?;
-    let monitor = processes::Monitor::spawn(&processes::MonitorStart {
-        place: &place,
-        netns: netns.unwrap_or_else(|| stand_in.netns()),
-        hostname: host
-            .hostname
-            .clone()
-            .unwrap_or_else(|| place.id.to_string()),
-        cgroup: host.cgroups_path.clone(),
-        config: &config,
-        debug: global.debug,
-        begun_ns,
-    })?;
-    let created = monitor
-        .await_readiness()
+    let monitor = match home {
+        Some(_) => None,
+        None => {
+            let machine = &config.machine;
+            let resources = host.resources.as_ref();
+            config.machine = size::machine(machine, resources, size::HostSize::now());
+            let hostname = host.hostname.clone();
+            Some(processes::Monitor::spawn(&processes::MonitorStart {
+                place: &place,
+                sandbox: &claim.sandbox,
+                netns: netns.unwrap_or_else(|| stand_in.netns()),
+                hostname: hostname.unwrap_or_else(|| place.id.to_string()),
+                cgroup: host.cgroups_path.clone(),
+                config: &config,
+                debug: global.debug,
+                begun_ns,
+            })?)
+        }
+    };
+    let ready = monitor.as_ref().map_or(Ok(()), |new| new.await_readiness());
+    let created = ready
         .and_then(|()| announce(&place, None, &stand_in, streams.client))
         .and_then(|()| create(&place, &bundle, host.terminal))
         .and_then(|()| stand_in.await_readiness())
         .and_then(|()| write_pid_file(arguments.pid_file.as_deref(), stand_in.pid()));
     if let Err(error) = created {
-        monitor.end();
+        if let Some(monitor) = monitor {
+            monitor.end();
+        }
         stand_in.end();
         drop(claim);
         return Err(error);
@@ -174,7 +180,7 @@ pub fn add(addition: Addition<'_>) -> Result<Launched> {
 
 /// Reads the bundle only to refuse a bad one before anything is touched; the
 /// monitor reads it again for itself.
-fn read_bundle(place: &Place, bundle: &Path) -> Result<HostSpec> {
+fn read_bundle(place: &Place, bundle: &Path, neighbours: &Neighbours) -> Result<HostSpec> {
     let path = bundle.join("config.json");
     let json = fs::read(&path).with_context(|| path.display().to_string())?;
     let spec = spec::parse(&json).with_context(|| path.display().to_string())?;
@@ -183,7 +189,7 @@ fn read_bundle(place: &Place, bundle: &Path) -> Result<HostSpec> {
         container_id: place.id.as_str(),
         directory: &directory,
     };
-    Ok(spec::host_spec(&spec, bundle, &LiveHost)?)
+    Ok(spec::host_spec(&spec, bundle, &LiveHost(neighbours))?)
 }
 
 /// What runc refuses as well, and what cannot be in a VM.
@@ -228,7 +234,12 @@ fn announce(
     };
     let mut descriptors = vec![stand_in.control()];
     descriptors.extend(client.iter().flatten().map(AsFd::as_fd));
-    stand_in::announce(&place.directory, &announcement, &descriptors)
+    let view = match exec {
+        None => Some(View::own().context("mount namespace")?),
+        Some(_) => None,
+    };
+    descriptors.extend(view.iter().flat_map(View::descriptors));
+    stand_in::announce(&place.sandbox()?, &announcement, &descriptors)
         .with_context(|| format!("monitor of container {:?}", place.id.as_str()))
 }
 
@@ -250,47 +261,4 @@ fn write_pid_file(path: Option<&Path>, pid: u32) -> Result<()> {
         fs::rename(&temporary, path)
     };
     write().with_context(|| format!("pid file {}", path.display()))
-}
-
-/// The container's directory, claimed by making it; undone when dropped.
-struct Claim(Option<PathBuf>);
-
-impl Claim {
-    fn of(place: &Place) -> Result<Self> {
-        let root = place.directory.parent().expect("a place is under its root");
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(root)
-            .with_context(|| format!("state directory {}", root.display()))?;
-        match fs::create_dir(&place.directory) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                bail!(
-                    "container with given ID already exists: {:?}",
-                    place.id.as_str()
-                )
-            }
-            Err(error) => return Err(error).with_context(|| place.directory.display().to_string()),
-        }
-        let claim = Self(Some(place.directory.clone()));
-        // Sockets and logs in it are for root alone.
-        fs::set_permissions(&place.directory, fs::Permissions::from_mode(0o700))
-            .with_context(|| place.directory.display().to_string())?;
-        Ok(claim)
-    }
-
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        if let Some(directory) = self.0.take().filter(|directory| directory.exists())
-            && let Err(error) = Ledger::undo(&directory)
-        {
-            tracing::error!(%error, "something is left");
-        }
-    }
 }

@@ -28,6 +28,7 @@ pub mod socket;
 pub mod tap;
 pub mod terminal;
 pub mod tsc;
+pub mod view;
 pub mod vsock;
 
 use std::io;

@@ -84,13 +84,14 @@ impl Cgroup {
     }
 
     /// Makes the cgroup of `path` as far as it is not there yet; each directory
-    /// is in the ledger before.
+    /// is in the ledger before. The cgroup itself is ours whoever has made it,
+    /// as with runc: an earlier user may have left it to us.
     ///
     /// # Errors
     /// As [`Cgroup::locate`], and what the kernel refuses.
     pub fn make(path: &str, ledger: &mut Ledger) -> Result<Self, Error> {
         let group = Self::locate(path.as_ref())?;
-        for directory in group.directories.iter().flat_map(|leaf| missing(leaf)) {
+        for directory in group.directories.iter().flat_map(|leaf| taken(leaf)) {
             ledger.record(&Resource::Cgroup {
                 path: directory.clone(),
             })?;
@@ -142,16 +143,17 @@ impl Cgroup {
     }
 }
 
-/// The ancestors of `directory` and itself as far as they do not exist yet,
-/// outermost first: what has to be made, and undone.
-fn missing(directory: &Path) -> Vec<PathBuf> {
-    let mut missing: Vec<_> = directory
-        .ancestors()
+/// `directory` and those of its ancestors that do not exist yet, outermost
+/// first: what has to be there, and to be undone.
+fn taken(directory: &Path) -> Vec<PathBuf> {
+    let ancestors = directory.ancestors().skip(1);
+    let mut taken: Vec<_> = ancestors
         .take_while(|path| !path.exists())
         .map(Path::to_owned)
         .collect();
-    missing.reverse();
-    missing
+    taken.reverse();
+    taken.push(directory.to_owned());
+    taken
 }
 
 /// Makes one cgroup directory and gives it the settings without which no
@@ -257,11 +259,14 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_missing_will_be_made() {
+    fn what_is_missing_and_the_group_itself_are_taken() {
         let root = tempfile::tempdir().unwrap();
         let leaf = root.path().join("a/b");
-        assert_eq!(missing(&leaf), [root.path().join("a"), leaf.clone()]);
+        assert_eq!(taken(&leaf), [root.path().join("a"), leaf.clone()]);
         make(&root.path().join("a")).unwrap();
-        assert_eq!(missing(&leaf), [leaf]);
+        for _ in 0..2 {
+            assert_eq!(taken(&leaf), std::slice::from_ref(&leaf));
+            make(&leaf).unwrap();
+        }
     }
 }

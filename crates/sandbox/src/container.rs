@@ -158,6 +158,11 @@ impl Container {
         }
     }
 
+    /// Its init has not ended.
+    pub(crate) fn is_alive(&self) -> bool {
+        !matches!(self.init.phase, Phase::Stopped(_))
+    }
+
     /// Where one of its processes stands, as clients see it.
     pub(crate) fn status(&self, exec: Option<&Id>) -> Option<Status> {
         let process = match exec {

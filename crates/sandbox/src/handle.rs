@@ -27,6 +27,16 @@ pub struct Create {
     pub bundle: PathBuf,
 }
 
+/// When a sandbox is to end.
+#[derive(Debug, Clone)]
+pub enum Stop {
+    /// Now, with everything in it.
+    Now,
+    /// If only this container, or nobody, still needs it; else the request is
+    /// fulfilled when nobody does.
+    Without(Id),
+}
+
 /// What a process looks like from outside.
 #[derive(Debug, Clone)]
 pub struct ProcessState {
@@ -100,7 +110,7 @@ pub(crate) enum Command {
     },
     Note(Span, Reply<()>),
     Timeline(Reply<Vec<Span>>),
-    Stop(Reply<()>),
+    Stop(Stop, Reply<()>),
 }
 
 impl Handle {
@@ -114,11 +124,12 @@ impl Handle {
     }
 
     /// Makes a container; answers with the pid that clients may watch, once its
-    /// init waits before exec in the guest.
+    /// init waits before exec in the guest. Its stand-in has been attached, its
+    /// directory is there.
     ///
     /// # Errors
     /// A bad bundle, a machine that does not come up, a guest that refuses. The
-    /// failed container is gone; with the first one, the whole sandbox.
+    /// failed container is gone; with the only one, the whole sandbox.
     pub async fn create(&self, create: Create) -> Result<u32, Error> {
         self.ask(|reply| Command::Create(create, reply)).await
     }
@@ -263,12 +274,13 @@ impl Handle {
     }
 
     /// Ends the sandbox and everything in it; answers when nothing is left but
-    /// this process.
+    /// this process, or at once if others live on. (A sandbox also ends when its
+    /// last container is deleted.)
     ///
     /// # Errors
     /// What could not be undone.
-    pub async fn stop(&self) -> Result<(), Error> {
-        self.ask(Command::Stop).await
+    pub async fn stop(&self, when: Stop) -> Result<(), Error> {
+        self.ask(|reply| Command::Stop(when, reply)).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Error> {

@@ -67,10 +67,13 @@ const GUEST_CID: u64 = 3;
 /// What a sandbox starts from.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Id of the sandbox.
+    /// Id of the sandbox, which is that of its first container.
     pub id: Id,
     /// Its directory, which exists and is empty.
     pub directory: PathBuf,
+    /// The state root: each container has its directory there (see
+    /// [`crate::layout`]), made by who creates it.
+    pub root: PathBuf,
     /// Network namespace that has the sandbox's interfaces. The VMM lives in one
     /// of its own, which has none: it is given the descriptors of taps.
     pub netns: Option<PathBuf>,
@@ -155,7 +158,7 @@ pub struct Ready {
     /// What there is to undo.
     pub ledger: Ledger,
     /// Files for the guest.
-    pub share: Share,
+    pub share: Rc<Share>,
     /// The machine.
     pub vm: Arc<dyn Vm>,
     /// The jailed device process.
@@ -327,7 +330,7 @@ impl Booted {
         } = self.prepared;
         Ok(Ready {
             ledger,
-            share,
+            share: Rc::new(share),
             vm: self.vm,
             devices: Rc::new(self.devices),
             agent,

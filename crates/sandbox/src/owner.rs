@@ -11,16 +11,16 @@ mod machine;
 mod making;
 mod requests;
 
-use std::{collections::BTreeMap, rc::Rc, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, rc::Rc, sync::Arc};
 
 use casemate_hypervisor::Hypervisor;
 use tokio::sync::mpsc;
 
 use crate::{
     agent::Agent,
-    container::{Container, ExitStatus, LOST, Phase, Process, Reply},
+    container::{Container, ExitStatus, LOST, Process, Reply},
     error::Error,
-    handle::{Command, Create, Handle},
+    handle::{Command, Create, Handle, Stop},
     identifier::Id,
     key::Key,
     ledger::Ledger,
@@ -52,8 +52,18 @@ pub(crate) enum Event {
     TerminalSize(Key, TerminalSize),
     /// The stand-in of a process has ended before its process.
     StandInGone(Key),
+    /// Nothing is left of a container on the host.
+    Removed(Farewell),
     /// Nobody has asked for a container in time.
     Deserted,
+}
+
+/// What is said when a container has gone, and to whom.
+pub(crate) enum Farewell {
+    /// It was deleted.
+    Deleted(ExitStatus, Reply<ExitStatus>),
+    /// It could not be made.
+    NotMade(Error, Option<Reply<u32>>),
 }
 
 /// The sandbox's machine.
@@ -79,6 +89,8 @@ struct Owner {
     starting: BTreeMap<Key, Reply<u32>>,
     attachments: BTreeMap<Key, Attachment>,
     timeline: Timeline,
+    /// How many containers are on their way out.
+    leaving: usize,
     /// Asked to end; answered when nothing is left.
     stopping: Option<Reply<()>>,
     finished: bool,
@@ -106,6 +118,7 @@ pub fn open(
         starting: BTreeMap::new(),
         attachments: BTreeMap::new(),
         timeline,
+        leaving: 0,
         stopping: None,
         finished: false,
         options,
@@ -172,10 +185,7 @@ impl Owner {
                 answer(reply, Ok(()));
             }
             Command::Timeline(reply) => answer(reply, Ok(self.timeline.spans())),
-            Command::Stop(reply) => {
-                self.stopping = Some(reply);
-                self.finish();
-            }
+            Command::Stop(when, reply) => self.stop(when, reply),
         }
     }
 
@@ -199,12 +209,8 @@ impl Owner {
                 self.resize(&key, size.columns.into(), size.rows.into(), ignored);
             }
             Event::StandInGone(key) => self.stand_in_gone(&key),
-            Event::Deserted => {
-                if self.containers.is_empty() && self.creating.is_empty() {
-                    tracing::warn!("nobody asked for a container, ending");
-                    self.finish();
-                }
-            }
+            Event::Removed(farewell) => self.removed(farewell),
+            Event::Deserted => self.deserted(),
         }
     }
 
@@ -265,17 +271,57 @@ impl Owner {
 
     fn store_of(&self, key: &Key, container: &Container) -> Result<(), Error> {
         let state = container.state(&key.container, Some(self.tier.clone()));
-        Ok(state.store(&self.options.directory)?)
+        Ok(state.store(&self.directory(&key.container))?)
+    }
+
+    /// The directory of a container.
+    fn directory(&self, container: &Id) -> PathBuf {
+        self.options.root.join(container)
+    }
+
+    /// Whether somebody has, or waits for, or is about to lose a container that
+    /// is not `except`.
+    fn is_needed(&self, except: Option<&Id>) -> bool {
+        let waiting = match &self.machine {
+            Machine::Starting(waiting) => waiting.as_slice(),
+            Machine::Ready(_) | Machine::Down(_) => &[],
+        };
+        let mut ids = (waiting.iter().map(|(create, ..)| &create.id)).chain(self.containers.keys());
+        self.leaving > 0 || ids.any(|id| Some(id) != except)
+    }
+
+    fn stop(&mut self, when: Stop, reply: Reply<()>) {
+        match when {
+            Stop::Without(container) if self.is_needed(Some(&container)) => answer(reply, Ok(())),
+            Stop::Without(_) | Stop::Now => {
+                self.stopping = Some(reply);
+                self.finish();
+            }
+        }
+    }
+
+    fn deserted(&mut self) {
+        if self.is_needed(None) {
+            return;
+        }
+        tracing::warn!("nobody asked for a container, ending");
+        // Who made its directory was killed.
+        if let Err(error) = Ledger::undo(&self.directory(&self.options.id)) {
+            tracing::error!(%error, "something is left");
+        }
+        self.finish();
     }
 
     /// Ends everything and undoes the ledger.
     fn finish(&mut self) {
         self.finished = true;
         self.machine = Machine::Down(Error::Closing);
-        for (_, mut container) in std::mem::take(&mut self.containers) {
-            let alive = !matches!(container.init.phase, Phase::Stopped(_));
-            if alive {
+        for (id, mut container) in std::mem::take(&mut self.containers) {
+            if container.is_alive() {
                 container.init.end(ExitStatus::now(LOST));
+                if let Err(error) = self.store_of(&Key::init(id), &container) {
+                    tracing::error!(%error, "state file");
+                }
             }
         }
         for (_, attachment) in std::mem::take(&mut self.attachments) {

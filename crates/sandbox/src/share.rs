@@ -53,6 +53,43 @@ pub struct Entry<'a> {
     pub readonly_below: bool,
 }
 
+/// A copy of what goes into a slot, not there yet.
+#[derive(Debug)]
+pub struct Taken {
+    source: PathBuf,
+    slot: String,
+    is_directory: bool,
+    tree: OwnedFd,
+}
+
+impl Entry<'_> {
+    /// Takes it, as this thread sees the host's files.
+    ///
+    /// # Errors
+    /// ENOENT when the source has gone.
+    pub fn take(&self) -> Result<Taken, Error> {
+        let source = self.source;
+        let tree =
+            mount::clone_tree(source, self.recursive).map_err(failed(source, "clone mount"))?;
+        // The host serves bytes: it never runs or opens what the guest leaves.
+        let inert = attr::NOSUID | attr::NODEV | attr::NOEXEC;
+        let mut attributes = vec![(inert, self.recursive)];
+        if self.readonly {
+            attributes.push((attr::RDONLY, self.readonly_below));
+        }
+        for (set, recursive) in attributes {
+            mount::set_attributes(tree.as_fd(), set, 0, MsFlags::empty(), recursive)
+                .map_err(failed(source, "set mount attributes"))?;
+        }
+        Ok(Taken {
+            source: source.to_owned(),
+            slot: self.slot.to_owned(),
+            is_directory: source.is_dir(),
+            tree,
+        })
+    }
+}
+
 impl Share {
     /// Moves this process into a mount namespace of its own and makes the empty
     /// share there.
@@ -61,19 +98,15 @@ impl Share {
     /// EPERM without CAP_SYS_ADMIN.
     pub fn open(directory: &Path) -> Result<Self, Error> {
         let path = directory.join(DIRECTORY);
-        let failed = |what| {
-            let path = path.clone();
-            move |source: io::Error| Error { path, what, source }
-        };
-        fs::create_dir(&path).map_err(failed("make directory"))?;
+        fs::create_dir(&path).map_err(failed(&path, "make directory"))?;
         unshare(CloneFlags::CLONE_NEWNS)
             .map_err(io::Error::from)
-            .map_err(failed("new mount namespace"))?;
+            .map_err(failed(&path, "new mount namespace"))?;
         let propagate =
             |target: &Path, flags| mount(None::<&str>, target, None::<&str>, flags, None::<&str>);
         propagate(Path::new("/"), MsFlags::MS_SLAVE | MsFlags::MS_REC)
             .map_err(io::Error::from)
-            .map_err(failed("make the host's mounts slaves"))?;
+            .map_err(failed(&path, "make the host's mounts slaves"))?;
         // Mount points only: the limit keeps a guest from filling host memory.
         mount(
             Some("casemate"),
@@ -83,11 +116,11 @@ impl Share {
             Some("mode=0755,size=1m,nr_inodes=16k"),
         )
         .map_err(io::Error::from)
-        .map_err(failed("mount tmpfs"))?;
+        .map_err(failed(&path, "mount tmpfs"))?;
         propagate(&path, MsFlags::MS_SHARED)
             .map_err(io::Error::from)
-            .map_err(failed("let mounts propagate"))?;
-        let root = File::open(&path).map_err(failed("open"))?.into();
+            .map_err(failed(&path, "let mounts propagate"))?;
+        let root = File::open(&path).map_err(failed(&path, "open"))?.into();
         Ok(Self { path, root })
     }
 
@@ -99,38 +132,20 @@ impl Share {
     /// Fills a slot.
     ///
     /// # Errors
-    /// ENOENT when the source has gone; ENOSPC when the share is full.
-    pub fn add(&self, entry: Entry<'_>) -> Result<(), Error> {
-        let failed = |what| {
-            move |source| Error {
-                path: entry.source.to_owned(),
-                what,
-                source,
-            }
-        };
-        let tree =
-            mount::clone_tree(entry.source, entry.recursive).map_err(failed("clone mount"))?;
-        // The host serves bytes: it never runs or opens what the guest leaves.
-        let inert = attr::NOSUID | attr::NODEV | attr::NOEXEC;
-        let mut attributes = vec![(inert, entry.recursive)];
-        if entry.readonly {
-            attributes.push((attr::RDONLY, entry.readonly_below));
-        }
-        for (set, recursive) in attributes {
-            mount::set_attributes(tree.as_fd(), set, 0, MsFlags::empty(), recursive)
-                .map_err(failed("set mount attributes"))?;
-        }
-        let place = self.path.join(entry.slot);
-        make_place(&place, entry.source.is_dir()).map_err(failed("make mount point"))?;
+    /// ENOSPC when the share is full.
+    pub fn put(&self, taken: &Taken) -> Result<(), Error> {
+        let source = &taken.source;
+        let place = self.path.join(&taken.slot);
+        make_place(&place, taken.is_directory).map_err(failed(source, "make mount point"))?;
         let target = mount::open_in(
             self.root.as_fd(),
-            Path::new(entry.slot),
+            Path::new(&taken.slot),
             Within::Beneath,
             libc::O_PATH | libc::O_NOFOLLOW,
             0,
         )
-        .map_err(failed("open mount point"))?;
-        mount::attach(tree.as_fd(), target.as_fd()).map_err(failed("attach mount"))
+        .map_err(failed(source, "open mount point"))?;
+        mount::attach(taken.tree.as_fd(), target.as_fd()).map_err(failed(source, "attach mount"))
     }
 
     /// Empties all slots of a container.
@@ -178,6 +193,15 @@ impl Drop for Share {
         if let Err(error) = umount2(&self.path, MntFlags::MNT_DETACH) {
             tracing::warn!(path = %self.path.display(), %error, "cannot unmount the share");
         }
+    }
+}
+
+/// Names the place of a failure.
+fn failed(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error {
+        path: path.to_owned(),
+        what,
+        source,
     }
 }
 
@@ -237,16 +261,20 @@ mod tests {
                 recursive: true,
                 readonly_below: false,
             };
-            share.add(entry(&data, "web/rootfs", false)).unwrap();
-            share.add(entry(&data, "web/mounts/0", true)).unwrap();
+            let add = |source, slot, readonly| {
+                let taken = entry(source, slot, readonly).take().unwrap();
+                share.put(&taken).unwrap();
+            };
+            add(&data, "web/rootfs", false);
+            add(&data, "web/mounts/0", true);
             let file = data.join("file");
-            share.add(entry(&file, "web/mounts/1", false)).unwrap();
+            add(&file, "web/mounts/1", false);
             let seen = fs::read_to_string(share.path().join("web/rootfs/file")).unwrap();
             assert_eq!(seen, "precious");
             let refused = fs::write(share.path().join("web/mounts/0/new"), "x").unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::ReadOnlyFilesystem);
             // Mounted twice over: the second one must not expose the first.
-            share.add(entry(&data, "web/rootfs", false)).unwrap();
+            add(&data, "web/rootfs", false);
             assert!(share.remove_container("web").is_err());
             assert!(data.join("file").exists());
             share.remove_container("web").unwrap();

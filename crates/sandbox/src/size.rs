@@ -48,6 +48,15 @@ pub fn machine(default: &Machine, resources: Option<&LinuxResources>, host: Host
     }
 }
 
+/// The limit of memory in bytes, 0 without one.
+pub(crate) fn memory_limit(resources: Option<&LinuxResources>) -> u64 {
+    let memory = resources.and_then(|resources| resources.memory().as_ref());
+    let limit = memory.and_then(oci_spec::runtime::LinuxMemory::limit);
+    limit
+        .and_then(|limit| u64::try_from(limit).ok())
+        .unwrap_or(0)
+}
+
 fn vcpus(default: u32, cpu: Option<&LinuxCpu>, processors: u32) -> u32 {
     let Some(cpu) = cpu else { return default };
     let period = cpu

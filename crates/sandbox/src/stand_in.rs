@@ -5,13 +5,15 @@
 //! for: one JSON line (an [`Announcement`]) with descriptors:
 //!
 //! ```text
-//! [control] then, as announced, [stdin] [stdout] [stderr]
+//! [control] then, as announced, [stdin] [stdout] [stderr], with a container
+//! also [mount namespace] [root]
 //! ```
 //!
 //! `control` is one end of a stream socket, the stand-in has the other. To the
 //! stand-in go four bytes of exit status, or the end of file when the monitor
 //! is gone; from it come sizes of its terminal, or the end of file when it was
-//! killed. The monitor answers an announcement with one byte when it has
+//! killed. A container's bundle means files as they are seen from the mount
+//! namespace and the root of who creates it. The monitor answers an announcement with one byte when it has
 //! everything.
 
 use std::{
@@ -24,7 +26,7 @@ use std::{
     path::Path,
 };
 
-use casemate_linux::socket;
+use casemate_linux::{socket, view::View};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
@@ -68,6 +70,8 @@ pub struct Attachment {
     pub stdio: Stdio,
     /// Size of its terminal, once the stand-in has reported it.
     pub size: Option<TerminalSize>,
+    /// Where the paths of a container's bundle lead; none for an exec.
+    pub view: Option<View>,
 }
 
 /// The monitor's hold on a stand-in.
@@ -194,11 +198,13 @@ pub async fn receive(connection: &tokio::net::UnixStream) -> Result<Attachment, 
 
 fn parse(line: &[u8], descriptors: Vec<OwnedFd>) -> Result<Attachment, Error> {
     let announcement: Announcement = serde_json::from_slice(line)?;
-    let expected = 1 + announcement
-        .streams
-        .iter()
-        .filter(|wanted| **wanted)
-        .count();
+    let key = Key {
+        container: Id::new(&announcement.container)?,
+        exec: announcement.exec.as_deref().map(Id::new).transpose()?,
+    };
+    let streams = announcement.streams.iter();
+    let of_view = if key.exec.is_none() { 2 } else { 0 };
+    let expected = 1 + streams.filter(|wanted| **wanted).count() + of_view;
     if descriptors.len() != expected {
         return Err(Error::Descriptors(descriptors.len(), expected));
     }
@@ -209,11 +215,9 @@ fn parse(line: &[u8], descriptors: Vec<OwnedFd>) -> Result<Attachment, Error> {
         control: next().into(),
     };
     let [stdin, stdout, stderr] = announcement.streams.map(|wanted| wanted.then(&mut next));
+    let view = (of_view > 0).then(|| View::from_descriptors([next(), next()]));
     Ok(Attachment {
-        key: Key {
-            container: Id::new(&announcement.container)?,
-            exec: announcement.exec.as_deref().map(Id::new).transpose()?,
-        },
+        key,
         stand_in,
         stdio: Stdio {
             stdin,
@@ -221,6 +225,7 @@ fn parse(line: &[u8], descriptors: Vec<OwnedFd>) -> Result<Attachment, Error> {
             stderr,
         },
         size: None,
+        view,
     })
 }
 
@@ -268,14 +273,16 @@ mod tests {
         let (mut reader, writer) = io::pipe().unwrap();
         let path = directory.path().to_owned();
         let client = std::thread::spawn(move || {
-            let fds = [control.as_fd(), writer.as_fd()];
+            let view = View::own().unwrap();
+            let [namespace, root] = view.descriptors();
+            let fds = [control.as_fd(), writer.as_fd(), namespace, root];
             announce(&path, &announcement(), &fds).unwrap();
         });
         let (connection, _) = listener.accept().unwrap();
         let attachment = monitor_side(&connection).unwrap();
         accept(connection.into()).unwrap();
         client.join().unwrap();
-        assert!(attachment.stdio.stdin.is_none());
+        assert!(attachment.stdio.stdin.is_none() && attachment.view.is_some());
         let mut stdout = std::fs::File::from(attachment.stdio.stdout.unwrap());
         stdout.write_all(b"out").unwrap();
         drop(stdout);
@@ -295,7 +302,7 @@ mod tests {
         socket::send_with_descriptors(ours.as_fd(), &line, &[ours.as_fd()]).unwrap();
         assert!(matches!(
             monitor_side(&theirs),
-            Err(Error::Descriptors(1, 2))
+            Err(Error::Descriptors(1, 4))
         ));
         socket::send_with_descriptors(ours.as_fd(), b"{", &[]).unwrap();
         assert!(matches!(monitor_side(&theirs), Err(Error::Malformed(_))));

@@ -3,7 +3,8 @@
 //!
 //! Replaced as a whole (temporary file, fsync, rename) and versioned. Whether
 //! the monitor still lives is not written anywhere: it holds a lock on
-//! [`LOCK_FILE`] as long as it does, which no kill can leave behind.
+//! [`LOCK_FILE`] in the sandbox's directory as long as it does, which no kill
+//! can leave behind.
 
 use std::{
     collections::BTreeMap,
@@ -15,13 +16,15 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::layout;
+
 /// Version of the format; a file of another version is not read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Name of the state file in the container's directory.
 const FILE: &str = "state.json";
 
-/// Name of the file that the monitor keeps locked while it lives.
+/// Name of the file that the sandbox's monitor keeps locked while it lives.
 const LOCK_FILE: &str = "lock";
 
 /// OCI runtime spec, "State": status.
@@ -184,7 +187,8 @@ impl State {
             return Err(Error::Version { path, found });
         }
         let mut state: Self = serde_json::from_slice(&text).map_err(malformed)?;
-        if state.status != Status::Stopped && !monitor_lives(directory) {
+        let lives = || layout::sandbox_of(directory).is_some_and(|sandbox| monitor_lives(&sandbox));
+        if state.status != Status::Stopped && !lives() {
             state.status = Status::Stopped;
         }
         if state.status == Status::Stopped {
@@ -226,11 +230,10 @@ pub fn monitor_lives(directory: &Path) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn state() -> State {
-        State {
+impl State {
+    /// That of a running container.
+    pub(crate) fn fake() -> Self {
+        Self {
             version: VERSION,
             id: "web".into(),
             oci_version: "1.0.2".into(),
@@ -246,16 +249,24 @@ mod tests {
             exit_status: None,
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn without_its_monitor_a_container_is_stopped() {
-        let directory = tempfile::tempdir().unwrap();
-        state().store(directory.path()).unwrap();
-        let lock = Lock::acquire(directory.path()).unwrap();
-        assert!(Lock::acquire(directory.path()).is_err());
-        assert_eq!(State::load(directory.path()).unwrap(), state());
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("web");
+        fs::create_dir(&directory).unwrap();
+        let sandbox = layout::make_sandbox(&directory).unwrap();
+        State::fake().store(&directory).unwrap();
+        let lock = Lock::acquire(&sandbox).unwrap();
+        assert!(Lock::acquire(&sandbox).is_err());
+        assert_eq!(State::load(&directory).unwrap(), State::fake());
         drop(lock);
-        let dead = State::load(directory.path()).unwrap();
+        let dead = State::load(&directory).unwrap();
         assert_eq!((dead.status, dead.pid), (Status::Stopped, 0));
     }
 
@@ -264,8 +275,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let load = || State::load(directory.path());
         assert!(matches!(load(), Err(Error::Missing)));
-        fs::write(directory.path().join(FILE), "{\"version\":2}").unwrap();
-        assert!(matches!(load(), Err(Error::Version { found: 2, .. })));
+        fs::write(directory.path().join(FILE), "{\"version\":1}").unwrap();
+        assert!(matches!(load(), Err(Error::Version { found: 1, .. })));
         fs::write(directory.path().join(FILE), "{").unwrap();
         assert!(matches!(load(), Err(Error::Malformed { .. })));
     }

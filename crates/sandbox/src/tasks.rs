@@ -4,33 +4,42 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use casemate_hypervisor::{Hypervisor, Vm};
+use casemate_linux::view::View;
 use casemate_protocol::agent as message;
 use oci_spec::runtime::Hooks;
-use tokio::{io::AsyncReadExt, sync::mpsc::UnboundedSender, task::spawn_local, time::timeout};
+use tokio::{
+    io::AsyncReadExt,
+    sync::mpsc::UnboundedSender,
+    task::{spawn_blocking, spawn_local},
+    time::timeout,
+};
 
 use crate::{
     agent::{Agent, printable},
     container::{ExitStatus, Reply},
     error::Error,
+    facade::Facade,
     handle::{CgroupFiles, Create, GuestProcess},
     hooks,
     key::Key,
+    ledger::Ledger,
     machine::{self, Options, Prepared, Ready},
+    neighbours::{Neighbour, Neighbours},
     network,
     oom::Notice,
-    owner::Event,
+    owner::{Event, Farewell},
+    share::{Entry, Share, Taken},
     spec::{self, GuestSpec, HostPath, HostSpec},
     stand_in::{StandIn, TerminalSize},
     state::State,
     stdio::{self, Input, Outputs, Stdio},
     timeline::{Timeline, now_ns},
-    view::View,
 };
 
 /// How long a guest may take to power off before its VM is killed.
@@ -44,6 +53,8 @@ pub(crate) struct ReadBundle {
     pub(crate) oci_version: String,
     pub(crate) host: HostSpec,
     pub(crate) guest: GuestSpec,
+    /// Copies of the mounts that the guest is to see.
+    pub(crate) files: Vec<Taken>,
 }
 
 /// A process that the guest has made.
@@ -61,7 +72,7 @@ pub(crate) struct Creation {
     pub(crate) network: network::Handle,
     pub(crate) resolver: Option<PathBuf>,
     pub(crate) guest: GuestSpec,
-    pub(crate) view: Option<View>,
+    pub(crate) facade: Option<Facade>,
     pub(crate) stdio: Stdio,
     pub(crate) hooks: Hooks,
     pub(crate) bundle: PathBuf,
@@ -74,8 +85,18 @@ pub(crate) fn timestamp() -> String {
     humantime::format_rfc3339_nanos(SystemTime::now()).to_string()
 }
 
-/// Reads and splits config.json.
-pub(crate) fn read_bundle(create: &Create) -> Result<ReadBundle, Error> {
+/// Reads and splits config.json and takes what it shares with the guest, all as
+/// the container's creator sees it. `containers` are those of the sandbox.
+pub(crate) fn read_bundle(
+    create: &Create,
+    view: &View,
+    containers: Vec<Neighbour>,
+) -> Result<ReadBundle, Error> {
+    view.within(|| read_bundle_here(create, &Neighbours::known(containers)))
+        .map_err(|error| Error::Host(format!("mount namespace of the client: {error}").into()))?
+}
+
+fn read_bundle_here(create: &Create, containers: &Neighbours) -> Result<ReadBundle, Error> {
     let path = create.bundle.join("config.json");
     let json = std::fs::read(&path)
         .map_err(|error| Error::Host(format!("{}: {error}", path.display()).into()))?;
@@ -86,12 +107,35 @@ pub(crate) fn read_bundle(create: &Create) -> Result<ReadBundle, Error> {
         container_id: create.id.as_str(),
         directory: &directory,
     };
-    let split = spec::split(&spec, bundle, &spec::LiveHost)?;
+    let split = spec::split(&spec, bundle, &spec::LiveHost(containers))?;
     Ok(ReadBundle {
         oci_version: spec.version().clone(),
+        files: take_files(create, &split.host)?,
         host: split.host,
         guest: split.guest,
     })
+}
+
+fn take_files(create: &Create, host: &HostSpec) -> Result<Vec<Taken>, Error> {
+    let rootfs = casemate_protocol::paths::rootfs_slot(create.id.as_str());
+    let rootfs = Entry {
+        source: host.rootfs.as_path(),
+        slot: &rootfs,
+        readonly: false,
+        recursive: true,
+        readonly_below: false,
+    };
+    let volumes = host.shares.iter().map(|share| Entry {
+        source: share.source.as_path(),
+        slot: &share.slot,
+        readonly: share.readonly,
+        recursive: share.recursive,
+        readonly_below: share.readonly_below,
+    });
+    let entries = std::iter::once(rootfs).chain(volumes);
+    Ok(entries
+        .map(|entry| entry.take())
+        .collect::<Result<_, _>>()?)
 }
 
 /// Boots the machine.
@@ -183,7 +227,7 @@ async fn create(mut creation: Creation) -> Result<Made, Error> {
         }
     };
     let begin = now_ns();
-    if let Some(Err(error)) = creation.view.map(|view| view.show()) {
+    if let Some(Err(error)) = creation.facade.map(|facade| facade.show()) {
         tracing::warn!(container = %creation.key, %error, "clients do not see its files");
     }
     timeline.until_now("host", "show its files", begin);
@@ -486,29 +530,55 @@ pub(crate) fn spawn_forget(key: &Key, agent: Agent) {
     });
 }
 
-/// The last steps of a delete: the guest lets go where it lives on, the hooks
-/// run, the caller is answered.
-pub(crate) fn spawn_remove(
-    key: Key,
-    guest: Option<Agent>,
-    hooks: Hooks,
-    state: State,
-    exit: ExitStatus,
-    reply: Reply<ExitStatus>,
-) {
+/// What is left to do of a container that its owner has dropped.
+pub(crate) struct Remains {
+    pub(crate) key: Key,
+    /// Its directory.
+    pub(crate) directory: PathBuf,
+    /// The agent, where the guest lives on and has the container.
+    pub(crate) guest: Option<Agent>,
+    /// The sandbox's share, which does not wait for this to go.
+    pub(crate) share: Weak<Share>,
+    /// Hooks, and the state that they are told.
+    pub(crate) poststop: Option<(Hooks, State)>,
+    pub(crate) farewell: Farewell,
+}
+
+/// The last steps of a container: the guest lets go, then the host, then the
+/// hooks run and the ledger is undone.
+pub(crate) fn spawn_removal(remains: Remains, events: UnboundedSender<Event>) {
     spawn_local(async move {
-        if let Some(agent) = guest
+        let key = &remains.key;
+        if let Some(agent) = &remains.guest
             && let Err(error) = agent.remove_container(&key.container()).await
         {
             tracing::warn!(container = %key, %error, "the guest did not remove it");
         }
-        let json = state.to_oci_json();
-        if let Err(error) =
-            hooks::run("poststop", hooks.poststop().as_ref(), &json, &state.bundle).await
+        if let Some(share) = remains.share.upgrade()
+            && let Err(error) = share.remove_container(key.container.as_str())
+        {
+            tracing::warn!(container = %key, %error, "its files are still in the share");
+        }
+        if let Some((hooks, state)) = &remains.poststop
+            && let Err(error) = hooks::run(
+                "poststop",
+                hooks.poststop().as_ref(),
+                &state.to_oci_json(),
+                &state.bundle,
+            )
+            .await
         {
             tracing::warn!(container = %key, %error, "after delete");
         }
-        let _ = reply.send(Ok(exit));
+        let directory = remains.directory.clone();
+        // A cgroup may be busy for a moment, and others have requests meanwhile.
+        let undone = spawn_blocking(move || Ledger::undo(&directory)).await;
+        match undone.map_err(std::io::Error::from) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(container = %key, %error, "something is left"),
+            Err(error) => tracing::error!(container = %key, %error, "something may be left"),
+        }
+        report(&events, Event::Removed(remains.farewell));
     });
 }
 

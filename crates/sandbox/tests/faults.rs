@@ -1,5 +1,5 @@
-//! A start, a run and an end in which one step fails, for every step: nothing
-//! may be left on the host, and nobody may wait for ever.
+//! A start, a run and an end of two containers in which one step fails, for
+//! every step: nothing may be left on the host, and nobody may wait for ever.
 //!
 //! The hypervisor is `casemate_hypervisor::fake`, the agent is the one below,
 //! the device process is this program under the verb that the sandbox gives it.
@@ -10,7 +10,7 @@ use std::{
     fs, io,
     os::fd::AsFd,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::{Child, Command, ExitCode},
     rc::Rc,
     sync::{
         Arc,
@@ -22,11 +22,13 @@ use std::{
 use async_trait::async_trait;
 use casemate_config::Config;
 use casemate_hypervisor::fake::Fake;
-use casemate_linux::socket::send_with_descriptors;
+use casemate_linux::{socket::send_with_descriptors, view::View};
 use casemate_protocol::{HOST_CONTROL_PORT, agent as message, agent_ttrpc};
 use casemate_sandbox::{
-    Create, Error, Handle, Id, Key, Options,
+    Create, Error, Handle, Id, Key, Options, Stop, layout,
+    ledger::Ledger,
     stand_in::{Announcement, Attachment, receive},
+    state::{State, Status},
     timeline::Timeline,
 };
 use tokio::{net::UnixStream, sync::watch, task::LocalSet, time::timeout};
@@ -40,7 +42,7 @@ const NOT_REACHED: u8 = 3;
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// More steps than there are.
-const MANY: u32 = 60;
+const MANY: u32 = 80;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().collect();
@@ -108,30 +110,45 @@ fn case(part: &str, step: u32) -> ExitCode {
         .build()
         .expect("runtime");
     let yard = Yard::new();
-    let life = live(folder.path(), Rc::clone(&hypervisor), Arc::clone(&agent));
+    let house = House {
+        folder: folder.path(),
+        stand_in: yard.resident.id(),
+    };
+    let life = live(house, Rc::clone(&hypervisor), Arc::clone(&agent));
     let lived = LocalSet::new().block_on(&runtime, async { timeout(LIMIT, life).await });
-    lived.expect("the sandbox ended in time");
+    let lived = lived.expect("the sandbox ended in time");
     drop(runtime);
-    assert_nothing_left(folder.path());
+    assert_nothing_left(house);
     yard.assert_as_it_was();
     let reached = match part {
         "hypervisor" => hypervisor.steps() >= step,
         _ => agent.taken.load(Ordering::Relaxed) >= step,
     };
+    if !reached {
+        lived.expect("nothing has failed");
+    }
     ExitCode::from(if reached { CLEAN } else { NOT_REACHED })
 }
 
-async fn live(folder: &Path, hypervisor: Rc<Fake>, agent: Arc<FakeAgent>) {
-    let directory = folder.join("sandbox");
-    fs::create_dir(&directory).expect("directory");
-    let bundle = bundle(folder);
+/// Where a sandbox lives.
+#[derive(Clone, Copy)]
+struct House<'a> {
+    folder: &'a Path,
+    /// The process that all stand-ins are.
+    stand_in: u32,
+}
+
+async fn live(house: House<'_>, hypervisor: Rc<Fake>, agent: Arc<FakeAgent>) -> Result<(), Error> {
+    let root = house.folder.join("root");
+    fs::create_dir_all(root.join("web")).expect("directory");
+    let directory = layout::make_sandbox(&root.join("web")).expect("directory");
     let mut config = Config::default();
     config.vmm.boot_timeout_s = 3;
     config.agent.timeout_s = 3;
-    let id = Id::new("web").expect("an id");
     let options = Options {
-        id: id.clone(),
+        id: Id::new("web").expect("an id"),
         directory: directory.clone(),
+        root: root.clone(),
         netns: Some(Yard::path()),
         cgroup: None,
         hostname: "web".into(),
@@ -140,20 +157,37 @@ async fn live(folder: &Path, hypervisor: Rc<Fake>, agent: Arc<FakeAgent>) {
     let opened = casemate_sandbox::open(options, hypervisor, Timeline::default());
     let (handle, owner) = opened.expect("the sandbox opens");
     let owner = tokio::task::spawn_local(owner);
-    let calls = tokio::task::spawn_local(call_the_monitor(directory, agent));
-    let (attachment, stand_in) = attachment().await;
-    if handle.attach(attachment).await.is_ok() {
-        // Any of these may fail; none may hang.
-        let _ = run_once(&handle, id, bundle).await;
-    }
-    let _ = handle.stop().await;
+    let calls = tokio::task::spawn_local(call_the_monitor(directory.clone(), agent));
+    let mut stand_ins = Vec::new();
+    // Any of these may fail; none may hang.
+    let lived = two_lives(&handle, house, &directory, &mut stand_ins).await;
+    let _ = handle.stop(Stop::Now).await;
     owner.await.expect("the owner does not panic");
     calls.abort();
-    assert_dismissed(stand_in).await;
+    for stand_in in stand_ins {
+        assert_dismissed(stand_in).await;
+    }
+    assert!(!directory.exists(), "the sandbox's directory is left");
+    clean_up(&root);
+    lived
 }
 
-/// A network namespace with one interface, which outlives the sandbox.
-struct Yard;
+/// What `delete` does of a container whose sandbox has gone.
+fn clean_up(root: &Path) {
+    for entry in fs::read_dir(root).expect("the root").flatten() {
+        let directory = entry.path();
+        if let Ok(state) = State::load(&directory) {
+            assert_eq!(state.status, Status::Stopped, "{}", directory.display());
+        }
+        Ledger::undo(&directory).expect("nothing is left of a container");
+    }
+}
+
+/// A network namespace with one interface, which outlives the sandbox, and a
+/// process in it, which all stand-ins are.
+struct Yard {
+    resident: Child,
+}
 
 impl Yard {
     fn new() -> Self {
@@ -161,7 +195,19 @@ impl Yard {
         ip(&["netns", "add", &name]);
         ip(&["-n", &name, "link", "add", "eth0", "type", "bridge"]);
         ip(&["-n", &name, "link", "set", "eth0", "up"]);
-        Self
+        let resident = Command::new("ip")
+            .args(["netns", "exec", &name, "sleep", "1000"])
+            .spawn();
+        let resident = resident.expect("ip runs");
+        let entered = || {
+            let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+            of(&resident.id().to_string()) != of("self")
+        };
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !entered() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Self { resident }
     }
 
     fn name() -> String {
@@ -185,6 +231,8 @@ impl Yard {
 
 impl Drop for Yard {
     fn drop(&mut self) {
+        let _ = self.resident.kill();
+        let _ = self.resident.wait();
         ip(&["netns", "del", &Self::name()]);
     }
 }
@@ -194,43 +242,96 @@ fn ip(arguments: &[&str]) {
     assert!(status.expect("ip runs").success(), "{arguments:?}");
 }
 
-async fn run_once(handle: &Handle, id: Id, bundle: PathBuf) -> Result<(), Error> {
+/// One container, another in its namespaces that lives on when the first is
+/// deleted.
+async fn two_lives(
+    handle: &Handle,
+    house: House<'_>,
+    sandbox: &Path,
+    stand_ins: &mut Vec<UnixStream>,
+) -> Result<(), Error> {
+    let root = house.folder.join("root");
+    let first = create(handle, house, "web", stand_ins).await?;
+    handle.start(first.clone()).await?;
+    fs::create_dir(root.join("side")).expect("directory");
+    layout::join_sandbox(&root.join("side"), sandbox).expect("link");
+    let second = create(handle, house, "side", stand_ins).await?;
+    handle.start(second.clone()).await?;
+    end(handle, first).await?;
+    assert!(!root.join("web").exists() && root.join("side").exists());
+    handle.stop(Stop::Without(Id::new("web")?)).await?;
+    if handle.state(second.clone()).await?.status != Status::Running {
+        return Err(Error::NotFound);
+    }
+    end(handle, second).await?;
+    assert!(!root.join("side").exists());
+    Ok(())
+}
+
+async fn create(
+    handle: &Handle,
+    house: House<'_>,
+    name: &str,
+    stand_ins: &mut Vec<UnixStream>,
+) -> Result<Key, Error> {
+    let (attachment, stand_in) = attachment(house, name).await;
+    handle.attach(attachment).await?;
+    stand_ins.push(stand_in);
+    let id = Id::new(name)?;
     let create = Create {
         id: id.clone(),
-        bundle,
+        bundle: bundle(house, name),
     };
     handle.create(create).await?;
-    let key = Key::init(id);
-    handle.start(key.clone()).await?;
+    Ok(Key::init(id))
+}
+
+async fn end(handle: &Handle, key: Key) -> Result<(), Error> {
     handle.signal(key.clone(), 9, true).await?;
     assert_eq!(handle.wait(key.clone()).await?.code, 137);
     handle.delete(key, false).await?;
     Ok(())
 }
 
-/// A bundle whose program nobody runs.
-fn bundle(folder: &Path) -> PathBuf {
-    let bundle = folder.join("bundle");
+/// A bundle whose program nobody runs. That of any but the first is in the
+/// namespaces of the first.
+fn bundle(house: House<'_>, name: &str) -> PathBuf {
+    let bundle = house.folder.join(format!("bundle-{name}"));
     fs::create_dir_all(bundle.join("rootfs")).expect("rootfs");
     fs::write(bundle.join("rootfs/precious"), "data").expect("file");
-    let spec = oci_spec::runtime::Spec::default();
+    let mut spec = serde_json::to_value(oci_spec::runtime::Spec::default()).expect("JSON");
+    let namespaces = spec["linux"]["namespaces"].as_array_mut();
+    for namespace in namespaces.into_iter().flatten() {
+        let file = match namespace["type"].as_str() {
+            Some("network") => "net",
+            Some("ipc") => "ipc",
+            _ => continue,
+        };
+        if name != "web" {
+            let path = format!("/proc/{}/ns/{file}", house.stand_in);
+            namespace["path"] = path.into();
+        }
+    }
     let file = fs::File::create(bundle.join("config.json")).expect("config.json");
     serde_json::to_writer(file, &spec).expect("config.json");
     bundle
 }
 
 /// A stand-in without a process: its end of the control socket.
-async fn attachment() -> (Attachment, UnixStream) {
+async fn attachment(house: House<'_>, container: &str) -> (Attachment, UnixStream) {
     let (client, monitor) = UnixStream::pair().expect("socket pair");
     let (control, stand_in) = UnixStream::pair().expect("socket pair");
     let announcement = Announcement {
-        container: "web".into(),
+        container: container.into(),
         exec: None,
-        pid: std::process::id(),
+        pid: house.stand_in,
         streams: [false; 3],
     };
     let line = serde_json::to_vec(&announcement).expect("plain data");
-    send_with_descriptors(client.as_fd(), &line, &[control.as_fd()]).expect("sent");
+    let view = View::own().expect("the mount namespace");
+    let [namespace, root] = view.descriptors();
+    let descriptors = [control.as_fd(), namespace, root];
+    send_with_descriptors(client.as_fd(), &line, &descriptors).expect("sent");
     let attachment = receive(&monitor).await.expect("an announcement");
     (attachment, stand_in)
 }
@@ -268,7 +369,8 @@ async fn call_the_monitor(directory: PathBuf, agent: Arc<FakeAgent>) {
 struct FakeAgent {
     taken: AtomicU32,
     failing: u32,
-    killed: watch::Sender<bool>,
+    /// The containers that were killed.
+    killed: watch::Sender<Vec<String>>,
 }
 
 impl FakeAgent {
@@ -276,7 +378,7 @@ impl FakeAgent {
         Self {
             taken: AtomicU32::new(0),
             failing: step,
-            killed: watch::Sender::new(false),
+            killed: watch::Sender::default(),
         }
     }
 
@@ -311,16 +413,16 @@ macro_rules! plain {
                 Ok(message::HelloResponse { version: 1, ..answer })
             }
 
-            async fn wait_process(&self, _: &TtrpcContext, _: message::ProcessRef) -> ttrpc::Result<message::WaitProcessResponse> {
+            async fn wait_process(&self, _: &TtrpcContext, process: message::ProcessRef) -> ttrpc::Result<message::WaitProcessResponse> {
                 let answer: message::WaitProcessResponse = self.answer()?;
                 let mut killed = self.killed.subscribe();
-                let _ = killed.wait_for(|killed| *killed).await;
+                let _ = killed.wait_for(|killed| killed.contains(&process.container_id)).await;
                 Ok(message::WaitProcessResponse { exit_status: 137, ..answer })
             }
 
-            async fn signal_process(&self, _: &TtrpcContext, _: message::SignalProcessRequest) -> ttrpc::Result<message::Empty> {
+            async fn signal_process(&self, _: &TtrpcContext, request: message::SignalProcessRequest) -> ttrpc::Result<message::Empty> {
                 let answer = self.answer()?;
-                self.killed.send_replace(true);
+                self.killed.send_modify(|killed| killed.push(request.container_id));
                 Ok(answer)
             }
         }
@@ -337,27 +439,31 @@ plain! {
 }
 
 /// No directory, no mount, no process; and the user's files are still there.
-fn assert_nothing_left(folder: &Path) {
-    assert!(!folder.join("sandbox").exists(), "the directory is left");
+fn assert_nothing_left(house: House<'_>) {
+    let folder = house.folder;
+    let left = fs::read_dir(folder.join("root")).expect("the root").count();
+    assert_eq!(left, 0, "directories are left");
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mount table");
     let name = folder.to_str().expect("a plain path");
     assert!(!mounts.contains(name), "a mount is left:\n{mounts}");
     // One that was killed a moment ago may still be on its way out.
     let deadline = Instant::now() + Duration::from_secs(5);
-    while !living_children().is_empty() && Instant::now() < deadline {
+    while !living_children(house).is_empty() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(10));
     }
-    let alive = living_children();
+    let alive = living_children(house);
     assert!(alive.is_empty(), "processes are left: {alive:?}");
-    let precious = fs::read_to_string(folder.join("bundle/rootfs/precious"));
+    let precious = fs::read_to_string(folder.join("bundle-web/rootfs/precious"));
     assert_eq!(precious.expect("the user's file"), "data");
 }
 
-fn living_children() -> Vec<String> {
+/// Those beside the stand-in.
+fn living_children(house: House<'_>) -> Vec<String> {
     let me = std::process::id();
     let children = fs::read_to_string(format!("/proc/self/task/{me}/children")).expect("children");
-    let alive = children
-        .split_whitespace()
-        .filter(|pid| casemate_sandbox::ledger::start_time(pid.parse().expect("a pid")).is_some());
+    let alive = children.split_whitespace().filter(|pid| {
+        let pid = pid.parse().expect("a pid");
+        pid != house.stand_in && casemate_sandbox::ledger::start_time(pid).is_some()
+    });
     alive.map(str::to_owned).collect()
 }

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use casemate_sandbox::{Create, ExitStatus, Handle, Id, Key, state::Status};
+use casemate_sandbox::{Create, ExitStatus, Handle, Id, Key, Stop, state::Status};
 use containerd_shim_protos::{
     api,
     protobuf::{EnumOrUnknown, MessageField, well_known_types::timestamp::Timestamp},
@@ -247,8 +247,17 @@ impl Task for TaskService {
         })
     }
 
-    async fn shutdown(&self, _: &TtrpcContext, _: api::ShutdownRequest) -> Result<api::Empty> {
-        self.sandbox.stop().await.map_err(from_error)?;
+    /// Sent after each container: others may live on.
+    async fn shutdown(
+        &self,
+        _: &TtrpcContext,
+        request: api::ShutdownRequest,
+    ) -> Result<api::Empty> {
+        let when = match request.now {
+            true => Stop::Now,
+            false => Stop::Without(id(&request.id)?),
+        };
+        self.sandbox.stop(when).await.map_err(from_error)?;
         Ok(api::Empty::default())
     }
 }

@@ -21,6 +21,7 @@ mod many;
 mod network;
 mod podman_build;
 mod podman_life;
+mod pods;
 mod resources;
 mod run;
 mod sight;
@@ -55,5 +56,6 @@ fn main() -> ExitCode {
         ("network", network::scenarios()),
         ("applications", applications::scenarios()),
         ("soak", soak::scenarios()),
+        ("pods", pods::scenarios()),
     ])
 }

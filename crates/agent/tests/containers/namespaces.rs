@@ -1,6 +1,6 @@
 //! What a container shares with others and what it does not.
 
-use casemate_protocol::agent::{ContainerSpec, IdMapping, namespace::Kind};
+use casemate_protocol::agent::{ContainerSpec, IdMapping, Mount, namespace::Kind};
 
 use crate::guest::{Guest, bind, of, own, shell};
 
@@ -185,4 +185,35 @@ async fn names_and_parameters_belong_to_the_container() {
     spec.sysctls.insert("fs.mqueue.msg_max".into(), "77".into());
     let (_, text, _) = guest.run(spec).await;
     assert_eq!(text, "box\nexample\n4321\n77\n");
+}
+
+#[tokio::test]
+async fn memory_with_a_name_is_shared_as_long_as_it_is_used() {
+    let Some(guest) = Guest::start().await else {
+        return;
+    };
+    let named = |name: &str| {
+        let mut spec = guest.spec("sleep 1000");
+        spec.mounts.push(Mount {
+            destination: "/dev/shm".into(),
+            fstype: "tmpfs".into(),
+            source: "shm".into(),
+            data: "mode=1777,size=65536".into(),
+            shared: name.into(),
+            ..Mount::default()
+        });
+        spec
+    };
+    for (id, name) in [("one", "pod"), ("two", "pod"), ("three", "other")] {
+        start(&guest, id, named(name)).await;
+    }
+    guest.exec("one", shell("touch /dev/shm/mark")).await;
+    let seen = async |id: &str| guest.exec(id, shell("ls /dev/shm")).await.1;
+    assert_eq!(seen("two").await, "mark\n");
+    assert_eq!(seen("three").await, "");
+    guest.remove("one").await.unwrap();
+    assert_eq!(seen("two").await, "mark\n");
+    guest.remove("two").await.unwrap();
+    start(&guest, "two", named("pod")).await;
+    assert_eq!(seen("two").await, "");
 }

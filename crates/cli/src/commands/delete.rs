@@ -1,5 +1,6 @@
-//! `delete`: removes a container and everything its sandbox took on the host,
-//! through its monitor or, when that has been killed, by its ledger.
+//! `delete`: removes a container and everything it took on the host, with the
+//! last one of a sandbox also what that took: through the monitor or, when that
+//! has been killed, by the ledgers.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -8,7 +9,7 @@ use casemate_sandbox::{
     hooks,
     ledger::Ledger,
     policy::{Operation, allow},
-    state::{self, Status},
+    state::Status,
 };
 use tokio::time::timeout;
 
@@ -21,6 +22,9 @@ use crate::{
 /// How long a forced delete waits for the guest before the VM is taken down
 /// under it.
 const FORCE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Between two looks at a container that is being made.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// How long the monitor may take to end after it has undone everything.
 const END_LIMIT: Duration = Duration::from_secs(10);
@@ -46,11 +50,13 @@ pub fn run(global: &Global, arguments: &Delete) -> Result<ExitCode> {
 /// What could not be removed.
 pub fn remove(place: &Place) -> Result<()> {
     block_on(async {
-        if state::monitor_lives(&place.directory) {
+        if let Some(sandbox) = place.living_sandbox() {
             let monitor = Monitor::connect(place)?;
             monitor.delete().await?;
-            monitor.shutdown().await?;
-            monitor.await_end(END_LIMIT).await;
+            monitor.shutdown(false).await?;
+            if !sandbox.exists() {
+                monitor.await_end(END_LIMIT).await;
+            }
         }
         clean_up(place).await
     })
@@ -66,18 +72,19 @@ pub fn force(place: &Place) -> Result<()> {
         return Ok(());
     }
     block_on(async {
-        if state::monitor_lives(&place.directory)
+        if let Some(sandbox) = place.living_sandbox()
             && let Ok(monitor) = Monitor::connect(place)
         {
             let polite = timeout(FORCE_LIMIT, end(place, &monitor)).await;
-            // One that cannot even do that is killed.
-            let _ = timeout(FORCE_LIMIT, monitor.shutdown()).await;
-            monitor.await_end(END_LIMIT).await;
-            // Two deletes at a time get in each other's way, which is no harm.
-            if let Err(error) = polite.context("the guest does not answer").flatten()
-                && place.directory.exists()
-            {
-                tracing::warn!(container = %place.id, "its VM was ended: {}", log::one_line(&error));
+            let polite = polite.context("the guest does not answer").flatten();
+            // One that cannot even do that is killed, with all that is in it.
+            let hopeless = polite.is_err() && place.directory.exists();
+            if let (Err(error), true) = (polite, hopeless) {
+                tracing::warn!(container = %place.id, "its VM is ended: {}", log::one_line(&error));
+            }
+            let _ = timeout(FORCE_LIMIT, monitor.shutdown(hopeless)).await;
+            if hopeless || !sandbox.exists() {
+                monitor.await_end(END_LIMIT).await;
             }
         }
         clean_up(place).await
@@ -85,30 +92,56 @@ pub fn force(place: &Place) -> Result<()> {
 }
 
 async fn end(place: &Place, monitor: &Monitor) -> Result<()> {
+    if is_being_made(place) {
+        // Alone, it ends with its sandbox; else it will be made soon, or not.
+        monitor.shutdown(false).await?;
+        while is_being_made(place) {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+    }
     match place.state().map(|state| state.status) {
-        Ok(Status::Created | Status::Running) => {
+        Ok(Status::Created | Status::Running | Status::Paused) => {
             // It may end by itself meanwhile; what counts is the wait.
             let _ = monitor.kill(INIT, libc::SIGKILL as u32, true).await;
             monitor.wait().await?;
             monitor.delete().await
         }
         Ok(Status::Stopped) => monitor.delete().await,
-        // Being created, or nothing yet: the end of the sandbox is enough.
+        // Nothing yet, or nothing any more.
         _ => Ok(()),
     }
 }
 
-/// Does by the ledger what a monitor that was killed has not done.
+fn is_being_made(place: &Place) -> bool {
+    place
+        .state()
+        .is_ok_and(|state| state.status == Status::Creating)
+}
+
+/// Does by the ledgers what a monitor that was killed has not done. With it the
+/// whole sandbox has ended, whichever of its containers is deleted first.
 async fn clean_up(place: &Place) -> Result<()> {
     if !place.directory.exists() {
         return Ok(());
     }
-    if let Ok(state) = place.state() {
-        let hooks = Some(&state.poststop_hooks);
-        if let Err(error) = hooks::run("poststop", hooks, &state.to_oci_json(), &state.bundle).await
-        {
-            tracing::warn!(container = %place.id, "{error}");
-        }
+    let mut undone = Ok(());
+    if place.living_sandbox().is_none() {
+        run_hooks(place).await;
+        undone = match place.sandbox() {
+            Ok(sandbox) if sandbox.exists() => Ledger::undo(&sandbox),
+            _ => Ok(()),
+        };
     }
-    Ledger::undo(&place.directory).with_context(|| format!("container {:?}", place.id.as_str()))
+    Ledger::undo(&place.directory)
+        .and(undone)
+        .with_context(|| format!("container {:?}", place.id.as_str()))
+}
+
+async fn run_hooks(place: &Place) {
+    let Ok(state) = place.state() else { return };
+    let hooks = Some(&state.poststop_hooks);
+    let ran = hooks::run("poststop", hooks, &state.to_oci_json(), &state.bundle).await;
+    if let Err(error) = ran {
+        tracing::warn!(container = %place.id, "{error}");
+    }
 }

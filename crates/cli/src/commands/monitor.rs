@@ -49,6 +49,7 @@ async fn serve(arguments: Monitor, config: File, readiness: &mut File) -> Result
     let options = Options {
         id: Id::new(&arguments.id)?,
         directory: arguments.directory,
+        root: arguments.root,
         netns: Some(arguments.netns),
         hostname: arguments.hostname,
         cgroup: arguments.cgroup,

@@ -16,8 +16,8 @@ use anyhow::{Context, Result};
 use casemate_linux::{capability, descriptor, terminal};
 use casemate_sandbox::{
     LOST,
+    facade::{NOTHING, PROCESSES},
     stand_in::TerminalSize,
-    view::{NOTHING, PROCESSES},
 };
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -85,7 +85,7 @@ fn shut_in(arguments: &StandIn) -> Result<()> {
 
 /// A root with nothing but a /proc of this PID namespace and an empty folder:
 /// the monitor shows both to who enters the namespace, with the container's
-/// files ([`casemate_sandbox::view`]).
+/// files ([`casemate_sandbox::facade`]).
 fn enter_empty_root() -> nix::Result<()> {
     const NONE: Option<&str> = None;
     let locked = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;

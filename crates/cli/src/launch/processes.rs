@@ -155,6 +155,8 @@ impl StandIn {
 /// What a monitor is started with.
 pub struct MonitorStart<'a> {
     pub place: &'a Place,
+    /// Directory of the sandbox.
+    pub sandbox: &'a Path,
     pub netns: PathBuf,
     pub hostname: String,
     pub cgroup: Option<String>,
@@ -176,7 +178,7 @@ impl Monitor {
     /// # Errors
     /// When the process or its log cannot be made.
     pub fn spawn(start: &MonitorStart<'_>) -> Result<Self> {
-        let directory = &start.place.directory;
+        let directory = start.sandbox;
         let log_path = directory.join(MONITOR_LOG);
         let mut options = OpenOptions::new();
         let log = options.create(true).append(true).open(&log_path);
@@ -192,6 +194,8 @@ impl Monitor {
             "--directory".into(),
             directory.to_string_lossy().into_owned(),
         ]);
+        let root = start.place.root().to_string_lossy().into_owned();
+        line.extend(["--root".into(), root]);
         line.extend(["--netns".into(), start.netns.to_string_lossy().into_owned()]);
         line.extend(["--hostname".into(), start.hostname.clone()]);
         if let Some(path) = &start.cgroup {

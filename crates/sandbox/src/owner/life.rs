@@ -1,16 +1,23 @@
 //! Processes start, end and are removed.
 
-use std::time::Duration;
+use std::{
+    rc::{Rc, Weak},
+    time::Duration,
+};
 
-use super::{Machine, Owner, answer};
+use oci_spec::runtime::Hooks;
+
+use super::{Farewell, Machine, Owner, answer};
 use crate::{
     cgroup::{Cgroup, limits},
     container::{Container, ExitStatus, LOST, Phase, Reply},
     error::Error,
+    handle::Create,
     identifier::Id,
     key::Key,
     policy::{self, Operation},
-    tasks,
+    state::State,
+    tasks::{self, Remains},
     timeline::Timeline,
 };
 
@@ -160,6 +167,10 @@ impl Owner {
     pub(super) fn stand_in_gone(&mut self, key: &Key) {
         // Whoever announced it was killed before asking for its process.
         self.attachments.remove(key);
+        if let Some(reply) = self.no_longer_waiting(key) {
+            self.creating.insert(key.clone(), reply);
+            return self.creation_failed(key, Error::Host("its stand-in was killed".into()));
+        }
         let Some(process) = self.process(key) else {
             return;
         };
@@ -176,6 +187,17 @@ impl Owner {
         if let Ok(agent) = self.agent() {
             tasks::spawn_kill(key.clone(), agent);
         }
+    }
+
+    /// Takes a container back that waits for the machine.
+    fn no_longer_waiting(&mut self, key: &Key) -> Option<Reply<u32>> {
+        let Machine::Starting(waiting) = &mut self.machine else {
+            return None;
+        };
+        let named = |create: &Create| key.exec.is_none() && create.id == key.container;
+        let n = waiting.iter().position(|(create, ..)| named(create))?;
+        let (_, _, _, reply) = waiting.remove(n);
+        Some(reply)
     }
 
     pub(super) fn delete(&mut self, key: &Key, force: bool, reply: Reply<ExitStatus>) {
@@ -213,27 +235,49 @@ impl Owner {
             }
             return answer(reply, Ok(exit));
         };
+        let state = container.state(&key.container, Some(self.tier.clone()));
+        let poststop = (container.host.hooks, state);
+        self.bury(key, Some(poststop), Farewell::Deleted(exit, reply));
+    }
+
+    /// Removes what a container that was dropped has left.
+    pub(super) fn bury(&mut self, key: &Key, poststop: Option<(Hooks, State)>, farewell: Farewell) {
         let id = &key.container;
-        let state = container.state(id, Some(self.tier.clone()));
-        let guest = match &self.machine {
-            // With others alive the guest has to let go first.
-            Machine::Ready(ready) if !self.containers.is_empty() => Some(ready.agent.clone()),
-            _ => None,
+        self.leaving += 1;
+        self.attachments.retain(|other, _| other.container != *id);
+        let (guest, share) = match &self.machine {
+            Machine::Ready(ready) => (Some(ready.agent.clone()), Rc::downgrade(&ready.share)),
+            Machine::Down(_) | Machine::Starting(_) => (None, Weak::new()),
         };
-        if guest.is_none()
-            && let Machine::Ready(ready) = &self.machine
-            && let Err(error) = ready.share.remove_container(id.as_str())
-        {
-            tracing::warn!(%error, "after delete");
+        // With others alive the guest has to let go first.
+        let others = self.containers.values().any(Container::is_alive);
+        let made = matches!(farewell, Farewell::Deleted(..));
+        let remains = Remains {
+            key: key.clone(),
+            directory: self.directory(id),
+            guest: guest.filter(|_| made && others),
+            share,
+            poststop,
+            farewell,
+        };
+        tasks::spawn_removal(remains, self.events.clone());
+    }
+
+    /// The host has nothing of a container any more. A sandbox without one has
+    /// no purpose and goes with the last.
+    pub(super) fn removed(&mut self, farewell: Farewell) {
+        self.leaving -= 1;
+        if !self.is_needed(None) {
+            self.finish();
         }
-        tasks::spawn_remove(
-            key.clone(),
-            guest,
-            container.host.hooks.clone(),
-            state,
-            exit,
-            reply,
-        );
+        match farewell {
+            Farewell::Deleted(exit, reply) => answer(reply, Ok(exit)),
+            Farewell::NotMade(error, reply) => {
+                if let Some(reply) = reply {
+                    answer(reply, Err(error));
+                }
+            }
+        }
     }
 
     /// Drops a process; returns the container when it went with its init.

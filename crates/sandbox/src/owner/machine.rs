@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Machine, Owner};
 use crate::{
-    container::{Container, ExitStatus, LOST, Phase},
+    container::{Container, ExitStatus, LOST},
     error::Error,
     key::Key,
     machine::Ready,
@@ -63,9 +63,8 @@ impl Owner {
     /// With its last container ended the VM has no purpose: it powers off while
     /// the client still reads the exit status.
     pub(super) fn retire(&mut self) {
-        let alive = |container: &Container| !matches!(container.init.phase, Phase::Stopped(_));
         if let Machine::Ready(ready) = &self.machine
-            && !self.containers.values().any(alive)
+            && !self.containers.values().any(Container::is_alive)
         {
             tasks::spawn_power_off(ready);
         }

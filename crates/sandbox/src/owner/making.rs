@@ -3,22 +3,27 @@
 
 use std::{collections::BTreeMap, path::Path, rc::Rc};
 
-use super::{Machine, Owner, answer};
+use casemate_linux::view::View;
+
+use super::{Farewell, Machine, Owner, answer};
 use crate::{
     cgroup::{Cgroup, limits},
     container::{Container, ExitStatus, LOST, Phase, Process, Reply, WaitingExec},
     error::Error,
+    facade::Facade,
     handle::Create,
     key::Key,
+    ledger::Ledger,
+    neighbours::Neighbour,
     oom::Notice,
     policy::{Operation, Refusal},
-    share::Entry,
-    spec::{self, GuestSpec},
+    share::Taken,
+    size,
+    spec::{self, GuestSpec, NetworkNamespace},
     stand_in::{Attachment, StandIn},
     state::Status,
     tasks::{self, Made, ReadBundle},
     timeline::now_ns,
-    view::View,
 };
 
 impl Owner {
@@ -42,7 +47,7 @@ impl Owner {
             return answer(reply, Err(Error::Host(text.into())));
         };
         let begin = now_ns();
-        let bundle = match tasks::read_bundle(&create) {
+        let bundle = match self.read_bundle(&create, attachment.view.as_ref()) {
             Ok(bundle) => bundle,
             Err(error) => {
                 attachment.stand_in.dismiss(LOST);
@@ -65,6 +70,33 @@ impl Owner {
         }
     }
 
+    fn read_bundle(&self, create: &Create, view: Option<&View>) -> Result<ReadBundle, Error> {
+        let view = view.ok_or_else(|| Error::Host("a container came without its view".into()))?;
+        let bundle = tasks::read_bundle(create, view, self.neighbours())?;
+        let at_home = matches!(bundle.host.network, NetworkNamespace::Of(_));
+        if at_home || create.id == self.options.id {
+            return Ok(bundle);
+        }
+        let text = format!(
+            "linux.namespaces: sandbox {:?} has another network",
+            self.options.id.as_str()
+        );
+        Err(Error::Host(text.into()))
+    }
+
+    /// Those whose namespaces a new container can join.
+    fn neighbours(&self) -> Vec<Neighbour> {
+        let made = self.containers.iter().filter(|(_, container)| {
+            container.is_alive() && container.init.phase != Phase::Creating
+        });
+        let neighbours = made.map(|(id, container)| Neighbour {
+            id: id.to_string(),
+            pid: container.init.pid,
+            sandbox: self.options.directory.clone(),
+        });
+        neighbours.collect()
+    }
+
     /// Takes what the host has to give, then asks the guest.
     pub(super) fn make(
         &mut self,
@@ -79,6 +111,7 @@ impl Owner {
             oci_version,
             host,
             mut guest,
+            files,
         } = bundle;
         for warning in &host.warnings {
             tracing::warn!(container = %key, "{warning}");
@@ -108,7 +141,8 @@ impl Owner {
             guest.hook_state = state.with_status(Status::Created).to_oci_json();
         }
         self.creating.insert(key.clone(), reply);
-        let taken = self.take_host_resources(&key, &container);
+        self.warn_of_shortage(&container);
+        let taken = self.take_host_resources(&key, &container, &files);
         self.timeline.until_now("host", "cgroup and mounts", begin);
         let result = taken.and_then(|()| self.store_of(&key, &container));
         if let Err(error) = result {
@@ -119,7 +153,8 @@ impl Owner {
             unreachable!("make is called with a machine")
         };
         let stand_in = container.init.stand_in.as_ref();
-        let view = stand_in.and_then(|stand_in| view(&key, stand_in, ready.share.path(), &guest));
+        let facade =
+            stand_in.and_then(|stand_in| facade(&key, stand_in, ready.share.path(), &guest));
         tasks::spawn_create(
             tasks::Creation {
                 key: key.clone(),
@@ -128,7 +163,7 @@ impl Owner {
                 network: ready.network.clone(),
                 resolver: resolver_of(&container),
                 guest,
-                view,
+                facade,
                 stdio,
                 hooks: container.host.hooks.clone(),
                 bundle: container.bundle.clone(),
@@ -144,34 +179,26 @@ impl Owner {
         &mut self,
         key: &Key,
         container: &Container,
+        files: &[Taken],
     ) -> Result<(), Error> {
-        let Machine::Ready(ready) = &mut self.machine else {
+        let mut ledger = Ledger::create(&self.directory(&key.container))?;
+        let Machine::Ready(ready) = &self.machine else {
             unreachable!("make is called with a machine")
         };
         if let Some(path) = &container.host.cgroups_path {
-            let group = Cgroup::make(path, &mut ready.ledger)?;
+            // That of the machine is in the sandbox's own ledger.
+            let group = match self.options.cgroup.as_ref() == Some(path) {
+                true => Cgroup::locate(path.as_ref())?,
+                false => Cgroup::make(path, &mut ledger)?,
+            };
             if let Some(resources) = &container.host.resources {
                 let memory_mib = self.options.config.machine.memory_mib;
                 group.limit(&limits::standing(resources, memory_mib))?;
             }
             group.add(container.init.pid)?;
         }
-        let rootfs = casemate_protocol::paths::rootfs_slot(key.container.as_str());
-        ready.share.add(Entry {
-            source: container.host.rootfs.as_path(),
-            slot: &rootfs,
-            readonly: false,
-            recursive: true,
-            readonly_below: false,
-        })?;
-        for share in &container.host.shares {
-            ready.share.add(Entry {
-                source: share.source.as_path(),
-                slot: &share.slot,
-                readonly: share.readonly,
-                recursive: share.recursive,
-                readonly_below: share.readonly_below,
-            })?;
+        for taken in files {
+            ready.share.put(taken)?;
         }
         Ok(())
     }
@@ -189,7 +216,10 @@ impl Owner {
         };
         self.timeline.absorb(made.timeline);
         let Machine::Ready(ready) = &self.machine else {
-            // The machine went while the guest answered.
+            // It went while the guest answered, and its containers with it.
+            if let Some(reply) = self.starting.remove(&key) {
+                answer(reply, Err(Error::NotFound));
+            }
             return;
         };
         let Some(container) = self.containers.get(&key.container) else {
@@ -230,8 +260,7 @@ impl Owner {
         }
     }
 
-    /// A process could not be made: nothing of it stays. A sandbox without a
-    /// container has no purpose and goes with it.
+    /// A process could not be made: nothing of it stays.
     pub(super) fn creation_failed(&mut self, key: &Key, error: Error) {
         tracing::error!(process = %key, %error, "not created");
         if key.exec.is_some() {
@@ -241,18 +270,26 @@ impl Owner {
             }
             return;
         }
-        self.containers.remove(&key.container);
-        if let Machine::Ready(ready) = &self.machine
-            && let Err(error) = ready.share.remove_container(key.container.as_str())
-        {
-            tracing::warn!(%error, "after a failed create");
-        }
+        self.forget(key);
         let reply = self.creating.remove(key);
-        if self.containers.is_empty() {
-            self.finish();
-        }
-        if let Some(reply) = reply {
-            answer(reply, Err(error));
+        self.bury(key, None, Farewell::NotMade(error, reply));
+    }
+
+    /// The first container has made the machine; the limits of the others may
+    /// not fit in.
+    fn warn_of_shortage(&self, container: &Container) {
+        let limit = |container: &Container| size::memory_limit(container.host.resources.as_ref());
+        let own = limit(container);
+        let others = self.containers.values().filter(|other| other.is_alive());
+        let promised = others.map(limit).fold(own, u64::saturating_add);
+        let memory_mib = self.options.config.machine.memory_mib;
+        if own > 0 && promised > u64::from(memory_mib) << 20 {
+            tracing::warn!(
+                limits_mib = promised >> 20,
+                machine_mib = memory_mib,
+                "the memory limits of the sandbox's containers exceed its machine, which its \
+                 first container has sized: they cannot all be used up"
+            );
         }
     }
 
@@ -355,10 +392,11 @@ fn resolver_of(container: &Container) -> Option<std::path::PathBuf> {
 }
 
 /// What clients see of the container's files; without it they see none.
-fn view(key: &Key, stand_in: &StandIn, share: &Path, guest: &GuestSpec) -> Option<View> {
-    let view = stand_in
+fn facade(key: &Key, stand_in: &StandIn, share: &Path, guest: &GuestSpec) -> Option<Facade> {
+    let facade = stand_in
         .mounts()
-        .and_then(|namespace| View::new(namespace, share, key.container.as_str(), guest));
-    view.map_err(|error| tracing::warn!(container = %key, %error, "clients do not see its files"))
+        .and_then(|namespace| Facade::new(namespace, share, key.container.as_str(), guest));
+    facade
+        .map_err(|error| tracing::warn!(container = %key, %error, "clients do not see its files"))
         .ok()
 }

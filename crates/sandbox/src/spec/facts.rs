@@ -6,8 +6,10 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
 use nix::sys::statfs::{self, FsType};
+use oci_spec::runtime::LinuxNamespaceType;
 
 use super::HostPath;
+use crate::neighbours::Neighbours;
 
 /// Answers questions about the host.
 pub trait HostFacts {
@@ -17,9 +19,9 @@ pub trait HostFacts {
     /// Whether `path` is the host's network namespace.
     fn is_host_network(&self, path: &HostPath) -> io::Result<bool>;
 
-    /// The container of the same sandbox to which the namespace at `path`
+    /// The running container to which the namespace at `path`
     /// (`/proc/<pid of its stand-in>/ns/…`) belongs.
-    fn container_of(&self, path: &HostPath) -> Option<String>;
+    fn container_of(&self, kind: LinuxNamespaceType, path: &HostPath) -> Option<String>;
 }
 
 /// What a path leads to.
@@ -63,11 +65,11 @@ pub enum Source {
     },
 }
 
-/// The host that this process runs on, with no other container in the sandbox.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LiveHost;
+/// The host that this process runs on, and the containers there.
+#[derive(Clone, Copy, Debug)]
+pub struct LiveHost<'a>(pub &'a Neighbours);
 
-impl HostFacts for LiveHost {
+impl HostFacts for LiveHost<'_> {
     fn resolve(&self, path: &HostPath) -> io::Result<Resolved> {
         let canonical = fs::canonicalize(path.as_path())?;
         let source = source_at(&canonical)?;
@@ -84,8 +86,9 @@ impl HostFacts for LiveHost {
         Ok((asked.dev(), asked.ino()) == (host.dev(), host.ino()))
     }
 
-    fn container_of(&self, _path: &HostPath) -> Option<String> {
-        None
+    fn container_of(&self, kind: LinuxNamespaceType, path: &HostPath) -> Option<String> {
+        let neighbour = self.0.of_namespace(kind, path.as_path());
+        neighbour.map(|neighbour| neighbour.id.clone())
     }
 }
 
@@ -170,7 +173,7 @@ mod tests {
     use super::*;
 
     fn resolve(path: impl AsRef<Path>) -> io::Result<Resolved> {
-        LiveHost.resolve(&HostPath::new(path.as_ref()).unwrap())
+        LiveHost(&Neighbours::default()).resolve(&HostPath::new(path.as_ref()).unwrap())
     }
 
     #[test]
@@ -208,7 +211,9 @@ mod tests {
 
     #[test]
     fn the_network_namespace_of_the_host_is_recognized() {
-        let host = |path: &str| LiveHost.is_host_network(&HostPath::new(path).unwrap());
+        let host = |path: &str| {
+            LiveHost(&Neighbours::default()).is_host_network(&HostPath::new(path).unwrap())
+        };
         assert!(host("/proc/self/ns/net").unwrap());
         assert!(!host("/proc/self/ns/mnt").unwrap());
         assert!(host("/proc/self/ns/none").is_err());

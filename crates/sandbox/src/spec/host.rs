@@ -74,17 +74,43 @@ pub enum NetworkNamespace {
     New,
     /// The client made one.
     Path(HostPath),
+    /// It is that of another container's sandbox, in which this one will be.
+    Of(JoinedNamespace),
 }
 
-/// A namespace of another container of the same sandbox that is joined.
+/// A namespace of another container that is joined.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinedNamespace {
-    /// As config.json names it: "pid", "ipc", "uts" …
+    /// As config.json names it: "pid", "ipc", "network" …
     pub kind: String,
     /// As config.json has it.
     pub path: HostPath,
     /// The container it belongs to, from [`super::HostFacts::container_of`].
     pub container_id: String,
+}
+
+#[cfg(test)]
+impl HostSpec {
+    /// One that asks for nothing.
+    pub(crate) fn fake() -> Self {
+        let path = |text| HostPath::new(text).expect("absolute");
+        Self {
+            rootfs: path("/b/rootfs"),
+            readonly_rootfs: false,
+            shares: Vec::new(),
+            resolver: None,
+            network: NetworkNamespace::New,
+            joined: Vec::new(),
+            cgroups_path: None,
+            resources: None,
+            hooks: Hooks::default(),
+            annotations: BTreeMap::new(),
+            hostname: None,
+            command: Vec::new(),
+            terminal: false,
+            warnings: Vec::new(),
+        }
+    }
 }
 
 /// How long a hook in the guest may take that sets no limit itself, in seconds.

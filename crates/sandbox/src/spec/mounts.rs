@@ -240,7 +240,7 @@ impl Splitter<'_> {
         let refuse = |what: &str| Err(wish.unsupported(format!("{path} is {what}")));
         match found.source {
             Source::Tmpfs { size } if is_private_shm(wish, &path) => {
-                Ok(Some(shared_memory(wish, size)))
+                Ok(Some(shared_memory(wish, &path, size)))
             }
             Source::Directory | Source::Tmpfs { .. } => Ok(Some(self.share(wish, path, false))),
             Source::File => Ok(Some(self.share(wish, path, true))),
@@ -316,14 +316,16 @@ fn guest_bind(wish: &Wish<'_>, source: GuestPath, is_file: bool) -> agent::Mount
 
 /// podman and containerd keep the /dev/shm of each container or pod as a tmpfs
 /// of the host; memory that a virtual machine shares by virtio-fs would be
-/// neither fast nor coherent. Who asks for the host's own gets that one.
+/// neither fast nor coherent. Those who name the same one share one of the
+/// guest. Who asks for the host's own gets that.
 fn is_private_shm(wish: &Wish<'_>, source: &HostPath) -> bool {
     wish.destination == "/dev/shm" && source.as_path() != std::path::Path::new("/dev/shm")
 }
 
-fn shared_memory(wish: &Wish<'_>, size: u64) -> agent::Mount {
+fn shared_memory(wish: &Wish<'_>, source: &HostPath, size: u64) -> agent::Mount {
     let mut mount = wish.guest_mount("tmpfs", "shm".to_owned());
     mount.flags &= !(libc::MS_BIND | libc::MS_REC);
+    mount.shared = source.to_string();
     mount.data = match size {
         0 => "mode=1777".to_owned(),
         size => format!("mode=1777,size={size}"),

@@ -8,12 +8,14 @@
 //! is not the place that the client named.
 //!
 //! The network namespace stays on the host, where the sandbox takes its
-//! interfaces from. All containers of a sandbox share the guest's own one.
+//! interfaces from. All containers of a sandbox share the guest's own one: who
+//! joins the network of a container is in its sandbox.
 
 use casemate_protocol::agent::{IdMapping, Namespace, namespace::Kind};
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType};
 
 use super::{Error, HostFacts, HostPath, JoinedNamespace, NetworkNamespace};
+use crate::neighbours::process_in;
 
 const FIELD: &str = "linux.namespaces";
 
@@ -109,12 +111,34 @@ fn network(path: Option<HostPath>, facts: &dyn HostFacts) -> Result<NetworkNames
     match facts.is_host_network(&path) {
         // Docker asks for the host's network by a path to it.
         Ok(true) => Err(Error::HostNamespace { kind: "network" }),
-        Ok(false) => Ok(NetworkNamespace::Path(path)),
+        Ok(false) => match facts.container_of(LinuxNamespaceType::Network, &path) {
+            Some(container_id) => Ok(NetworkNamespace::Of(JoinedNamespace {
+                kind: name(LinuxNamespaceType::Network).to_owned(),
+                path,
+                container_id,
+            })),
+            None => nobody_elses(path).map(NetworkNamespace::Path),
+        },
         Err(source) => Err(Error::Path {
             field: FIELD.to_owned(),
             path,
             source,
         }),
+    }
+}
+
+/// A namespace that is named by a process has that process in it, and would be
+/// taken away from it.
+fn nobody_elses(path: HostPath) -> Result<HostPath, Error> {
+    match process_in(path.as_path(), LinuxNamespaceType::Network) {
+        None => Ok(path),
+        Some(pid) => {
+            let reason = format!(
+                "{path}: process {pid} is no running container of Casemate; a virtual machine \
+                 cannot share its network"
+            );
+            Err(Error::unsupported(FIELD, reason))
+        }
     }
 }
 
@@ -127,8 +151,8 @@ fn join(
         let reason = format!("{path}: a container in a virtual machine has its own mounts");
         return Err(Error::unsupported(FIELD, reason));
     }
-    let Some(container_id) = facts.container_of(&path) else {
-        let reason = format!("{path}: not a namespace of a container in the same sandbox");
+    let Some(container_id) = facts.container_of(kind, &path) else {
+        let reason = format!("{path}: not a namespace of a running container of Casemate");
         return Err(Error::unsupported(FIELD, reason));
     };
     Ok(JoinedNamespace {

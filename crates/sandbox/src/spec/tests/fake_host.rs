@@ -2,6 +2,8 @@
 
 use std::io;
 
+use oci_spec::runtime::LinuxNamespaceType;
+
 use crate::spec::{HostFacts, HostPath, Resolved, Source};
 
 /// Knows what is at each of its paths by their names: those of the golden
@@ -42,7 +44,7 @@ impl HostFacts for FakeHost {
         }
     }
 
-    fn container_of(&self, path: &HostPath) -> Option<String> {
+    fn container_of(&self, _: LinuxNamespaceType, path: &HostPath) -> Option<String> {
         path.as_path()
             .starts_with("/proc/4242/ns")
             .then(|| "infra".to_owned())

@@ -201,7 +201,7 @@ fn namespaces_of_the_host() {
             "/linux/namespaces/0",
             json!({"type": "pid", "path": "/proc/7/ns/pid"}),
             "linux.namespaces: /proc/7/ns/pid: \
-             not a namespace of a container in the same sandbox",
+             not a namespace of a running container of Casemate",
         ),
         (
             "/linux/namespaces/4",

@@ -31,9 +31,9 @@ pub const PROCESSES: &str = "proc";
 /// And a folder with nothing in it, by which its root is known.
 pub const NOTHING: &str = ".nothing";
 
-/// A view that can be shown.
+/// A container's files as they can be shown.
 #[derive(Debug)]
-pub(crate) struct View {
+pub(crate) struct Facade {
     namespace: File,
     root: OwnedFd,
     places: Vec<Place>,
@@ -53,7 +53,7 @@ enum Content {
     Nothing,
 }
 
-impl View {
+impl Facade {
     /// Copies what is in the share for the container, for the mount namespace of
     /// its stand-in.
     ///
@@ -224,7 +224,7 @@ mod tests {
         let stand_in = std::thread::spawn(move || enter_root(&stage)).join();
         let namespace = stand_in.expect("no panic")?;
         let again = namespace.try_clone()?;
-        View::new(namespace, &share, "web", &spec())?.show()?;
+        Facade::new(namespace, &share, "web", &spec())?.show()?;
         namespace::within_mounts(again.as_fd(), check)??;
         assert!(share.join("web/mounts/0/new").exists());
         Ok(())
@@ -233,7 +233,7 @@ mod tests {
     /// The root of anybody else is left as it is.
     fn spares_others(directory: &Path) -> io::Result<()> {
         let own = File::open("/proc/thread-self/ns/mnt")?;
-        let view = View::new(own, &directory.join("share"), "web", &spec())?;
+        let view = Facade::new(own, &directory.join("share"), "web", &spec())?;
         assert_eq!(view.show().unwrap_err().kind(), io::ErrorKind::NotFound);
         assert!(!Path::new("/etc/name").exists());
         Ok(())

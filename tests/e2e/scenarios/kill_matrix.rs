@@ -191,7 +191,10 @@ fn strike(victim: Victim) -> Result<()> {
 fn find(victim: Victim) -> Vec<Process> {
     let mut found = processes::ours();
     found.retain(|process| match victim {
-        Victim::Vmm => process.program().starts_with("qemu-system"),
+        // The first sandbox of a machine asks the program for its version, too.
+        Victim::Vmm => {
+            process.program().starts_with("qemu-system") && process.has_word("-nodefaults")
+        }
         Victim::Devices => process.has_word("devices"),
         Victim::Monitor => process.has_word("monitor"),
         Victim::StandIn => process.has_word("stand-in"),

@@ -92,17 +92,25 @@ impl<'h> Pod<'h> {
         self.podman(&["rmi", "--all", "--force"])?;
         let left = self.podman(&["ps", "--all", "--quiet"])?;
         ensure!(left.is_empty(), "{left}");
-        // Podman removes the pod's group where it knows the hierarchy; runc has
-        // made it in the others as well.
-        if !self.host.runtime.is_vm() {
-            let parent = self.host.cgroup.as_str();
-            let of_pod = |path: &Path| path.parent().is_some_and(|above| above.ends_with(parent));
-            for group in cgroups::find(of_pod) {
-                fs::remove_dir(group)?;
-            }
+        match self.host.runtime.is_vm() {
+            true => Ok(()),
+            false => remove_groups(self.host),
         }
-        Ok(())
     }
+}
+
+/// Podman removes the pod's group where it knows the hierarchy; in the others
+/// runc has made it and leaves it.
+fn remove_groups(host: &Host) -> Result<()> {
+    let parent = host.cgroup.as_str();
+    let of_pod = |path: &Path| path.parent().is_some_and(|above| above.ends_with(parent));
+    for group in cgroups::find(of_pod)
+        .iter()
+        .filter(|group| !group.ends_with("conmon"))
+    {
+        fs::remove_dir(group)?;
+    }
+    Ok(())
 }
 
 const SERVE: &str = "while :; do echo hello from alpha | nc -l -p 80; done";
@@ -169,7 +177,11 @@ fn podman_pod_stops_and_starts(host: &Host) -> Result<()> {
     pod.all_are("running")?;
     pod.podman(&["pod", "kill", "pod"])?;
     pod.all_are("exited")?;
-    pod.end()
+    // While a pod restarts, the old machine and the new one both use its group,
+    // and the one that made it is gone first.
+    let host = pod.host;
+    pod.end()?;
+    remove_groups(host)
 }
 
 /// The first container of a pod is killed; the others go on.

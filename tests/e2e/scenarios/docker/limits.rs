@@ -7,7 +7,7 @@ use casemate_e2e::{BUSYBOX, Docker};
 use super::{Body, bodies};
 
 pub(super) fn scenarios() -> Vec<(&'static str, Body)> {
-    bodies![limits, out_of_memory, out_of_memory_flag]
+    bodies![limits, out_of_memory]
 }
 
 /// Prints the limits of a container's own cgroup, of version 2 or 1.
@@ -58,22 +58,18 @@ fn limits(docker: &Docker<'_>) -> Result<()> {
 const GLUTTON: &str = "exec tail /dev/zero";
 const SMALL: [&str; 2] = ["--memory=32m", "--memory-swap=32m"];
 
+/// The client is told of it.
 fn out_of_memory(docker: &Docker<'_>) -> Result<()> {
+    let words = ["--name=glutton", BUSYBOX, "sh", "-c", GLUTTON];
+    let run = docker.run([&SMALL[..], &words].concat());
+    run.run()?.exits(137)?;
+    let state = docker.inspect("glutton", "{{.State.OOMKilled}} {{.State.ExitCode}}")?;
+    ensure!(state == "true 137", "{state}");
+    docker.remove(&["glutton"])?;
     // One beside the container's first process dies alone.
     let script = "tail /dev/zero & wait $!; echo $?";
     let words = ["--rm", BUSYBOX, "sh", "-c", script];
     let run = docker.run([&SMALL[..], &words].concat()).run()?.ok()?;
     ensure!(run.text().ends_with("137"), "{run}");
     Ok(())
-}
-
-fn out_of_memory_flag(docker: &Docker<'_>) -> Result<()> {
-    let words = ["--name=glutton", BUSYBOX, "sh", "-c", GLUTTON];
-    docker
-        .run([&SMALL[..], &words].concat())
-        .run()?
-        .exits(137)?;
-    let state = docker.inspect("glutton", "{{.State.OOMKilled}} {{.State.ExitCode}}")?;
-    ensure!(state == "true 137", "{state}");
-    docker.remove(&["glutton"])
 }

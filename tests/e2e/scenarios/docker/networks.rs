@@ -10,7 +10,13 @@ use super::network::{address, no_interfaces, reaches, serve};
 use super::{Body, SOON, bodies};
 
 pub(super) fn scenarios() -> Vec<(&'static str, Body)> {
-    bodies![by_address, by_name, two_networks, connect_and_disconnect]
+    bodies![
+        by_address,
+        by_name,
+        names_of_the_world,
+        two_networks,
+        connect_and_disconnect,
+    ]
 }
 
 fn create(docker: &Docker<'_>, arguments: &[&str]) -> Result<()> {
@@ -78,6 +84,46 @@ fn by_name(docker: &Docker<'_>) -> Result<()> {
     let gone = docker.command(["exec", "web", "nslookup", "late"]).run()?;
     ensure!(gone.exit.shell() != 0, "{gone}");
     docker.remove(&["web", "client"])?;
+    remove(docker, &["yard"])
+}
+
+/// A name server that has an answer to every question for an IPv4 address
+/// (RFC 1035, 4.1).
+const NAME_SERVER: &str = r#"
+    my $server = IO::Socket::INET->new(LocalPort => 53, Proto => "udp") or die $@;
+    $| = 1;
+    print "ready\n";
+    while ($server->recv(my $question, 512)) {
+        my $address = substr($question, -4) eq "\0\1\0\1";
+        my $counts = pack("n*", 1, $address ? 1 : 0, 0, 0);
+        my $answer = "\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4\xc0\0\2\7";
+        $server->send(substr($question, 0, 2) . "\x81\x80$counts" . substr($question, 12)
+            . ($address ? $answer : ""));
+    }
+"#;
+
+/// What the engine's name server does not know it asks another one, over the
+/// container's own network.
+fn names_of_the_world(docker: &Docker<'_>) -> Result<()> {
+    create(docker, &["--subnet=10.9.0.0/24", "yard"])?;
+    let world = docker.beside("perl")?;
+    let world = world
+        .args(["-MIO::Socket::INET", "-e", NAME_SERVER])
+        .start()?;
+    until_true(
+        "the name server",
+        SOON,
+        || Ok(world.written() == b"ready\n"),
+    )?;
+    let flags = ["--dns=10.9.0.1", "--network=yard", "--name=asker"];
+    serve(docker, &flags, "asker")?;
+    for name in ["one.example", "two.example"] {
+        let told = docker.does(["exec", "asker", "nslookup", name])?;
+        contains(&told.text(), "192.0.2.7")?;
+    }
+    world.signal(nix::sys::signal::Signal::SIGTERM)?;
+    world.exit_within(SOON)?;
+    docker.remove(&["asker"])?;
     remove(docker, &["yard"])
 }
 

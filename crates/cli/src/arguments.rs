@@ -46,7 +46,7 @@ pub struct Global {
     /// Configuration file, instead of /etc/casemate/config.toml and its drop-ins
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Use the systemd cgroup driver (not supported: refused where a cgroup is asked for)
+    /// The container's cgroup is a scope of systemd: linux.cgroupsPath is "slice:prefix:name"
     #[arg(long)]
     pub systemd_cgroup: bool,
 }

@@ -16,11 +16,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use casemate_config::Config;
 use casemate_linux::{process::Child, view::View};
 use casemate_sandbox::{
-    cgroup::Cgroup,
+    cgroup::{Cgroup, scope},
     neighbours::Neighbours,
     size,
     spec::{self, Bundle, HostPath, HostSpec, LiveHost, NetworkNamespace},
@@ -199,14 +199,19 @@ fn refuse(global: &Global, arguments: &Create, host: &HostSpec, foreground: bool
         "--preserve-fds {}: descriptors of the host cannot enter a virtual machine",
         arguments.preserve_fds
     );
-    if global.systemd_cgroup && host.cgroups_path.is_some() {
-        bail!(
-            "--systemd-cgroup: the systemd cgroup driver is not supported; use the client's cgroupfs driver \
-             (podman: --cgroup-manager=cgroupfs, docker: native.cgroupdriver=cgroupfs)"
-        );
-    }
     if let Some(path) = &host.cgroups_path {
         Cgroup::locate(path.as_ref())?;
+        let scope = path.contains(':');
+        ensure!(
+            scope || !global.systemd_cgroup,
+            "--systemd-cgroup: expected cgroupsPath to be of format \"slice:prefix:name\" for \
+             systemd cgroups, got {path:?} instead"
+        );
+        ensure!(
+            !scope || scope::is_available(),
+            "cgroup path {path:?}: systemd does not run here; use the client's cgroupfs driver \
+             (podman: --cgroup-manager=cgroupfs, docker: native.cgroupdriver=cgroupfs)"
+        );
     }
     let socket = arguments.console_socket.is_some();
     ensure!(

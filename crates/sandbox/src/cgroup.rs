@@ -1,8 +1,9 @@
 //! The sandbox's cgroup on the host, v1 and v2.
 //!
 //! `linux.cgroupsPath` of the OCI runtime spec names one directory, relative to
-//! the mount point of every hierarchy; clients read the container's figures and
-//! OOM notices from there, so the VM's processes and the stand-in live in it.
+//! the mount point of every hierarchy, or a [`scope`] of systemd, which has one.
+//! Clients read the container's figures and OOM notices from there, so the VM's
+//! processes and the stand-in live in it.
 
 use std::{
     fs, io,
@@ -15,7 +16,11 @@ use nix::libc;
 
 use crate::ledger::{self, Ledger, Resource};
 
+mod bus;
 pub(crate) mod limits;
+pub mod scope;
+
+use scope::Scope;
 
 /// Pauses before a busy cgroup is tried again, in milliseconds; 2 s in all.
 const PAUSES: [u64; 9] = [1, 5, 10, 20, 50, 100, 300, 500, 1000];
@@ -24,17 +29,27 @@ const PAUSES: [u64; 9] = [1, 5, 10, 20, 50, 100, 300, 500, 1000];
 #[derive(Debug, Clone, Default)]
 pub struct Cgroup {
     directories: Vec<PathBuf>,
+    /// systemd's name for it, if it is to make it.
+    scope: Option<Scope>,
 }
 
 /// Why a cgroup path is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// `slice:prefix:name` is the systemd driver's form.
+    /// It has colons and is not what the systemd driver means by them.
     #[error(
-        "cgroup path {0:?} is for the systemd driver; use the client's cgroupfs driver \
-         (podman: --cgroup-manager=cgroupfs, docker: native.cgroupdriver=cgroupfs)"
+        "cgroup path {0:?}: expected cgroupsPath to be of format \"slice:prefix:name\" for \
+         systemd cgroups"
     )]
-    Systemd(String),
+    NoScope(String),
+    /// systemd refuses.
+    #[error("systemd: {unit}: {source}")]
+    Systemd {
+        /// The scope.
+        unit: String,
+        /// Why.
+        source: bus::Error,
+    },
     /// It would lead out of the hierarchy.
     #[error("cgroup path {0:?} must not contain \"..\"")]
     ParentComponent(String),
@@ -64,33 +79,46 @@ impl Cgroup {
     /// Finds where the cgroup of `path` would be; creates nothing.
     ///
     /// # Errors
-    /// For paths of the systemd driver and paths with "..".
+    /// For names of scopes that are none, and paths with "..".
     pub fn locate(path: &Path) -> Result<Self, Error> {
         let text = path.to_string_lossy();
-        if text.contains(':') {
-            return Err(Error::Systemd(text.into_owned()));
-        }
+        let scope = match text.contains(':') {
+            true => Some(Scope::parse(&text).ok_or_else(|| Error::NoScope(text.to_string()))?),
+            false => None,
+        };
         if path.components().any(|part| part == Component::ParentDir) {
             return Err(Error::ParentComponent(text.into_owned()));
         }
-        let relative = path.strip_prefix("/").unwrap_or(path);
+        let path = scope.as_ref().map_or_else(|| path.to_owned(), Scope::path);
+        let relative = path.strip_prefix("/").unwrap_or(&path);
         let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(Error::Mounts)?;
         Ok(Self {
             directories: hierarchies(&mounts)
                 .into_iter()
                 .map(|root| root.join(relative))
                 .collect(),
+            scope,
         })
     }
 
-    /// Makes the cgroup of `path` as far as it is not there yet; each directory
-    /// is in the ledger before. The cgroup itself is ours whoever has made it,
+    /// Makes the cgroup of `path` as far as it is not there yet, and puts a first
+    /// process into it; each directory is in the ledger before. The cgroup itself is ours whoever has made it,
     /// as with runc: an earlier user may have left it to us.
     ///
     /// # Errors
-    /// As [`Cgroup::locate`], and what the kernel refuses.
-    pub fn make(path: &str, ledger: &mut Ledger) -> Result<Self, Error> {
+    /// As [`Cgroup::locate`], and what the kernel or systemd refuses.
+    pub fn make(path: &str, first: u32, ledger: &mut Ledger) -> Result<Self, Error> {
         let group = Self::locate(path.as_ref())?;
+        if let Some(scope) = &group.scope {
+            ledger.record(&Resource::Scope {
+                unit: scope.unit.clone(),
+            })?;
+            scope.start(first).map_err(|source| Error::Systemd {
+                unit: scope.unit.clone(),
+                source,
+            })?;
+        }
+        // With systemd those of cgroup v1 that it leaves to us.
         for directory in group.directories.iter().flat_map(|leaf| taken(leaf)) {
             ledger.record(&Resource::Cgroup {
                 path: directory.clone(),
@@ -100,6 +128,7 @@ impl Cgroup {
                 source,
             })?;
         }
+        group.add(first)?;
         Ok(group)
     }
 
@@ -114,7 +143,13 @@ impl Cgroup {
                 source,
             })?;
         }
-        Ok(())
+        let Some(scope) = &self.scope else {
+            return Ok(());
+        };
+        scope.limit(settings).map_err(|source| Error::Systemd {
+            unit: scope.unit.clone(),
+            source,
+        })
     }
 
     /// The directory where memory is counted, if it is anywhere.
@@ -249,8 +284,8 @@ mod tests {
     #[test]
     fn paths_that_cannot_be_honoured_are_refused() {
         assert!(matches!(
-            Cgroup::locate(Path::new("system.slice:crio:abc")),
-            Err(Error::Systemd(_))
+            Cgroup::locate(Path::new("system.slice:crio")),
+            Err(Error::NoScope(_))
         ));
         assert!(matches!(
             Cgroup::locate(Path::new("/a/../../b")),

@@ -46,6 +46,11 @@ pub enum Resource {
         /// Absolute path.
         path: PathBuf,
     },
+    /// A scope of systemd.
+    Scope {
+        /// Name of the unit.
+        unit: String,
+    },
     /// The redirect on a network interface of somebody else. (The tap that it
     /// leads to goes with its last descriptor.)
     Redirect {
@@ -224,6 +229,7 @@ impl Resource {
         let result = match self {
             Self::Directory { path } => remove_directory(path),
             Self::Cgroup { path } => cgroup::remove(path),
+            Self::Scope { unit } => cgroup::scope::stop(unit),
             Self::Redirect {
                 namespace,
                 device,

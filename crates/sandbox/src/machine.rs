@@ -212,10 +212,6 @@ impl Prepared {
         timeline: &mut Timeline,
     ) -> Result<Booted, Error> {
         let begin = now_ns();
-        let group = match &self.options.cgroup {
-            Some(path) => Some(Cgroup::make(path, &mut self.ledger)?),
-            None => None,
-        };
         let netns = self.options.netns.as_deref();
         let namespace = netns.map(Namespace::claim).transpose()?;
         let (fs_back_end, fs_front_end) = self.vhost_user_socket("fs.sock")?;
@@ -231,9 +227,10 @@ impl Prepared {
             log: &self.options.directory.join(device_process::LOG),
         })?;
         self.ledger.record_process("devices", devices.pid())?;
-        group
-            .iter()
-            .try_for_each(|group| group.add(devices.pid()))?;
+        let group = match &self.options.cgroup {
+            Some(path) => Some(Cgroup::make(path, devices.pid(), &mut self.ledger)?),
+            None => None,
+        };
         timeline.until_now("host", "device process", begin);
 
         let begin = now_ns();

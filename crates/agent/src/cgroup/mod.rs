@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs::{self, File},
     io::{self, Seek, Write},
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -135,6 +135,25 @@ impl Cgroup {
             .doing(|| "load the device program of the cgroup".into())?;
         bpf::attach_device_program(program.as_fd(), self.directory())
             .doing(|| "attach the device program to the cgroup".into())
+    }
+
+    /// Where a process has to be born that is to be beside `init`: the cgroup
+    /// that init has moved to, when it has made this one a mere parent. (systemd
+    /// does; cgroups with controllers have either processes or children.)
+    pub(crate) fn beside(&self, init: u32) -> Result<Option<OwnedFd>> {
+        let control = self.path.join("cgroup.subtree_control");
+        let control = fs::read_to_string(control).doing(|| "read cgroup.subtree_control".into())?;
+        if control.trim().is_empty() {
+            return Ok(None);
+        }
+        let groups = fs::read_to_string(format!("/proc/{init}/cgroup"))
+            .doing(|| "read the cgroup of the container's first process".into())?;
+        let Some(path) = groups.lines().find_map(|line| line.strip_prefix("0::/")) else {
+            return Ok(None);
+        };
+        let directory =
+            File::open(Path::new(ROOT).join(path)).doing(|| format!("open the cgroup {path:?}"))?;
+        Ok(Some(directory.into()))
     }
 
     /// For processes to be born in it.

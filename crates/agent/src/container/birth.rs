@@ -121,9 +121,13 @@ pub(crate) async fn add(
             child::added::set_up(&container.id, process, container.kinds, init, &theirs)
         })
     };
+    let beside = container.cgroup.beside(container.init.pid)?;
     let birth = Birth {
         namespaces: None,
-        cgroup: Some(container.cgroup.directory()),
+        cgroup: Some(match &beside {
+            Some(cgroup) => cgroup.as_fd(),
+            None => container.cgroup.directory(),
+        }),
     };
     let own_pids = container.kinds.contains(CloneFlags::CLONE_NEWPID);
     let unborn = in_pid_namespace(own_pids.then_some(init), || make(birth, body, link, reaper))?;

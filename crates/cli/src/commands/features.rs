@@ -47,7 +47,7 @@ pub fn run() -> Result<ExitCode> {
             "cgroup": {
                 "v1": true,
                 "v2": true,
-                "systemd": false,
+                "systemd": true,
                 "systemdUser": false,
                 "rdma": false,
             },

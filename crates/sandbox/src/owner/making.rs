@@ -189,7 +189,7 @@ impl Owner {
             // That of the machine is in the sandbox's own ledger.
             let group = match self.options.cgroup.as_ref() == Some(path) {
                 true => Cgroup::locate(path.as_ref())?,
-                false => Cgroup::make(path, &mut ledger)?,
+                false => Cgroup::make(path, container.init.pid, &mut ledger)?,
             };
             if let Some(resources) = &container.host.resources {
                 let memory_mib = self.options.config.machine.memory_mib;

@@ -14,7 +14,7 @@ mod requests;
 use std::{collections::BTreeMap, path::PathBuf, rc::Rc, sync::Arc};
 
 use casemate_hypervisor::Hypervisor;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
     agent::Agent,
@@ -93,6 +93,8 @@ struct Owner {
     leaving: usize,
     /// Asked to end; answered when nothing is left.
     stopping: Option<Reply<()>>,
+    /// The machine's boot, which holds all of it until it is up.
+    boot: JoinHandle<()>,
     finished: bool,
 }
 
@@ -109,8 +111,10 @@ pub fn open(
     let lock = Lock::acquire(&options.directory)?;
     let (commands, command_queue) = mpsc::unbounded_channel();
     let (events, event_queue) = mpsc::unbounded_channel();
+    let tier = hypervisor.capabilities().tier.to_string();
+    let boot = tasks::spawn_boot(options.clone(), hypervisor, events.clone());
     let owner = Owner {
-        tier: hypervisor.capabilities().tier.to_string(),
+        tier,
         events,
         machine: Machine::Starting(Vec::new()),
         containers: BTreeMap::new(),
@@ -120,10 +124,10 @@ pub fn open(
         timeline,
         leaving: 0,
         stopping: None,
+        boot,
         finished: false,
         options,
     };
-    tasks::spawn_boot(owner.options.clone(), hypervisor, owner.events.clone());
     tasks::spawn_desertion(&owner.options, owner.events.clone());
     let work = async move {
         owner.run(command_queue, event_queue).await;
@@ -149,6 +153,9 @@ impl Owner {
                 },
             }
         }
+        // News may be of a machine that has just come up.
+        drop((commands, events));
+        self.end().await;
     }
 
     fn obey(&mut self, command: Command) {
@@ -312,7 +319,7 @@ impl Owner {
         self.finish();
     }
 
-    /// Ends everything and undoes the ledger.
+    /// Ends everything; [`Owner::end`] comes next.
     fn finish(&mut self) {
         self.finished = true;
         self.machine = Machine::Down(Error::Closing);
@@ -327,6 +334,13 @@ impl Owner {
         for (_, attachment) in std::mem::take(&mut self.attachments) {
             attachment.stand_in.dismiss(LOST);
         }
+    }
+
+    /// Lets go of a machine that is still on its way, and undoes the ledger.
+    async fn end(mut self) {
+        self.boot.abort();
+        // How it ended is of no interest, only that it has.
+        let _ = (&mut self.boot).await;
         let undone = Ledger::undo(&self.options.directory).map_err(Error::from);
         if let Err(error) = &undone {
             tracing::error!(%error, "something is left");

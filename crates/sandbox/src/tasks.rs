@@ -16,7 +16,7 @@ use oci_spec::runtime::Hooks;
 use tokio::{
     io::AsyncReadExt,
     sync::mpsc::UnboundedSender,
-    task::{spawn_blocking, spawn_local},
+    task::{JoinHandle, spawn_blocking, spawn_local},
     time::timeout,
 };
 
@@ -143,7 +143,7 @@ pub(crate) fn spawn_boot(
     options: Options,
     hypervisor: Rc<dyn Hypervisor>,
     events: UnboundedSender<Event>,
-) {
+) -> JoinHandle<()> {
     let boot = async move {
         let mut timeline = Timeline::default();
         let begin = now_ns();
@@ -156,7 +156,7 @@ pub(crate) fn spawn_boot(
     spawn_local(async move {
         let result = boot.await;
         report(&events, Event::Up(Box::new(result)));
-    });
+    })
 }
 
 /// Ends a monitor that nobody wants: its creator was killed.

@@ -36,10 +36,35 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         Scenario::new("killed_caller", killed_caller)
             .only_vm("runc's exec in the foreground is the parent of the process"),
     );
+    all.push(
+        Scenario::new("beside_an_init_that_moved", beside_an_init_that_moved)
+            .only_vm("a container of runc's has no cgroup v2 of its own here"),
+    );
     all
 }
 
 const SOON: Duration = Duration::from_secs(20);
+
+/// A first process may make its cgroup a mere parent, as systemd does: who
+/// comes later is put where that process is.
+fn beside_an_init_that_moved(host: &Host) -> Result<()> {
+    let script = "cd /sys/fs/cgroup && mkdir init && echo 1 >init/cgroup.procs && \
+                  echo +pids >cgroup.subtree_control && echo moved && exec sleep 1000";
+    let podman = Podman::new(host)?;
+    let id = podman.run_detached(["--privileged", BUSYBOX, "sh", "-c", script])?;
+    until_true("it to move", SOON, || {
+        let logs = podman.command(["logs", &id])?.run()?.ok()?;
+        Ok(logs.text() == "moved")
+    })?;
+    let exec = podman.command(["exec", &id, "cat", "/proc/self/cgroup"])?;
+    let exec = exec.run()?.ok()?;
+    ensure!(exec.text().ends_with("/init"), "{exec}");
+    podman
+        .command(["rm", "--force", "--time=0", &id])?
+        .run()?
+        .ok()?;
+    Ok(())
+}
 
 /// A container that does nothing.
 fn idle(host: &Host) -> Result<Container<'_>> {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use casemate_e2e::expect::{contains, one_clear_line};
 use casemate_e2e::{BUSYBOX, Bundle, Container, Host, Podman, Scenario, cgroups, scenarios};
 use serde_json::json;
 
@@ -17,6 +18,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         podman_says_out_of_memory,
         podman_says_nothing_of_an_ordinary_end,
         podman_stats,
+        scope_without_systemd,
     ];
     all.push(
         Scenario::new("machine_follows_the_limits", machine_follows_the_limits)
@@ -45,6 +47,22 @@ fn idle(host: &Host, resources: serde_json::Value) -> Result<Bundle> {
             spec["linux"]["resources"][key] = value.clone();
         }
     })
+}
+
+/// In a scenario's empty /run there is no systemd, whatever the machine has.
+fn scope_without_systemd(host: &Host) -> Result<()> {
+    let bundle = Bundle::new(host, &["true"])?;
+    let bundle = bundle.edit(|spec| spec["linux"]["cgroupsPath"] = "a.slice:keep:tower".into())?;
+    let id = host.new_id();
+    let create = ["--systemd-cgroup", "create", "--bundle", bundle.path(), &id];
+    let refused = host.oci(&create).run()?;
+    ensure!(refused.exit.shell() != 0, "{refused}");
+    contains(&refused.errors(), "systemd")?;
+    if host.runtime.is_vm() {
+        one_clear_line(&refused)?;
+    }
+    ensure!(host.oci(&["state", &id]).run()?.exit.shell() != 0);
+    Ok(())
 }
 
 fn limits_on_the_host(host: &Host) -> Result<()> {

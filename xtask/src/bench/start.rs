@@ -68,7 +68,7 @@ fn idle_sandbox(casemate: &Path, bundle: &Bundle, folder: &Path) -> Result<()> {
     println!("\nwhere the time of one start goes:");
     print!("{}", idle.call("timeline", &[])?);
     println!("\nproportional set size of an idle sandbox, by process:");
-    print_weights(&runtime.root().join("idle/ledger"), &idle)
+    print_weights(&runtime.root().join("idle/sandbox/ledger"), &idle)
 }
 
 /// The processes whose command line or parent belongs to the sandbox.

@@ -107,16 +107,7 @@ pub fn link_address_program(
         flags: 0,
     };
     // SAFETY: attributes is valid for its size.
-    let fd = check(unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            LINK_CREATE,
-            &raw const attributes,
-            size_of::<Link>(),
-        )
-    })?;
-    // SAFETY: the kernel returned a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+    unsafe { make(LINK_CREATE, &attributes) }
 }
 
 fn load(prog_type: u32, attach_type: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
@@ -136,14 +127,17 @@ fn load(prog_type: u32, attach_type: u32, instructions: &[u64]) -> io::Result<Ow
     };
     // SAFETY: attributes is valid for its size; the instructions and the
     // licence that it points to outlive the call.
-    let fd = check(unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            PROG_LOAD,
-            &raw const attributes,
-            size_of::<Load>(),
-        )
-    })?;
+    unsafe { make(PROG_LOAD, &attributes) }
+}
+
+/// A bpf(2) command that makes something.
+///
+/// # Safety
+/// `attributes` must be what the command reads, and all that it points to valid.
+unsafe fn make<T>(command: i32, attributes: &T) -> io::Result<OwnedFd> {
+    let attributes: *const T = attributes;
+    // SAFETY: as the caller promises; the pointer is to a T of that size.
+    let fd = check(unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) })?;
     // SAFETY: the kernel returned a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }

@@ -7,7 +7,12 @@
 //! getpeername(2) tell, so that nobody sees a difference. They look at the
 //! agent's own network namespace alone: a container may have more of them.
 
-use std::{io, net::SocketAddrV4, os::fd::OwnedFd, path::Path};
+use std::{
+    fs::File,
+    io,
+    net::SocketAddrV4,
+    os::fd::{AsFd, OwnedFd},
+};
 
 use casemate_linux::bpf::{AddressHook, instruction, link_address_program};
 use casemate_protocol::names::PORT;
@@ -40,8 +45,7 @@ const USER_PORT: i16 = 24;
 /// # Errors
 /// When the kernel does not have such programs.
 pub(super) fn lead(here: SocketAddrV4, netns_cookie: u64) -> io::Result<Vec<OwnedFd>> {
-    use std::os::fd::AsFd;
-    let cgroup = std::fs::File::open(Path::new(CGROUPS))?;
+    let cgroup = File::open(CGROUPS)?;
     let there = compile(here, PORT, here.port(), netns_cookie);
     let back = compile(here, here.port(), PORT, netns_cookie);
     let programs = [
@@ -50,17 +54,16 @@ pub(super) fn lead(here: SocketAddrV4, netns_cookie: u64) -> io::Result<Vec<Owne
         (AddressHook::ReceiveMessage4, &back),
         (AddressHook::PeerName4, &back),
     ];
-    let link = |(hook, program)| link_address_program(hook, program, cgroup.as_fd());
     programs
         .into_iter()
-        .map(|(hook, program): (_, &Vec<u64>)| link((hook, program)))
+        .map(|(hook, program)| link_address_program(hook, program, cgroup.as_fd()))
         .collect()
 }
 
 /// A program that makes port `to` of port `from` at one address.
 fn compile(address: SocketAddrV4, from: u16, to: u16, netns_cookie: u64) -> Vec<u64> {
     let ip = u32::from_ne_bytes(address.ip().octets());
-    let program = vec![
+    vec![
         instruction(MOVE_REGISTER, 6, 1, 0, 0),
         instruction(LOAD_WORD, 0, 6, USER_IP4, 0),
         instruction(JUMP_IF_NOT_32, 0, 0, 9, ip),
@@ -76,6 +79,5 @@ fn compile(address: SocketAddrV4, from: u16, to: u16, netns_cookie: u64) -> Vec<
         instruction(STORE_WORD, 6, 1, USER_PORT, 0),
         instruction(MOVE, 0, 0, 0, 1),
         instruction(EXIT, 0, 0, 0, 0),
-    ];
-    program
+    ]
 }

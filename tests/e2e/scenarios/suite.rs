@@ -77,7 +77,9 @@ fn typing(host: &Host) -> Result<()> {
     typist.await_text("/dev/pts/", SOON)?;
     typist.await_text("10 50\r\n", SOON)?;
     typist.resize(large)?;
-    typist.type_text("stty size; sleep 1000\r")?;
+    // One job from the first word to the last: between two of them the key would
+    // reach nobody.
+    typist.type_text("sh -c 'stty size; exec sleep 1000'\r")?;
     typist.await_text("33 111\r\n", SOON)?;
     typist.type_text("\x03")?;
     typist.await_text("here> ", SOON)?;

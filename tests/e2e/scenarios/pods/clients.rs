@@ -256,8 +256,10 @@ fn podman_of_another(host: &Host) -> Result<()> {
             SERVE,
         ];
         run(flags.to_vec())?;
+        // Between two answers there is no server for a moment.
         let look = "until nc -w 5 127.0.0.1 80; do sleep 0.1; done; ls /sys/class/net | tr '\\n' ' '; \
-            ps -o comm | grep -c ^nc; touch /dev/mqueue/x /dev/shm/y";
+            until ps -o comm | grep -c ^nc; do sleep 0.1; done | tail -n 1; \
+            touch /dev/mqueue/x /dev/shm/y";
         let flags = ["--rm", "--network=container:other", "--ipc=container:other"];
         let flags = [
             &flags[..],

@@ -22,7 +22,8 @@ use casemate_linux::{process::Child, view::View};
 use casemate_sandbox::{
     cgroup::{Cgroup, scope},
     neighbours::Neighbours,
-    size,
+    settings::Settings,
+    size::HostSize,
     spec::{self, Bundle, HostPath, HostSpec, LiveHost, NetworkNamespace},
     stand_in::{self, Announcement},
     timeline::now_ns,
@@ -54,12 +55,15 @@ pub struct Launched {
 pub fn launch(global: &Global, arguments: &Create, foreground: bool) -> Result<Launched> {
     let begun_ns = now_ns();
     let place = Place::of(global, &arguments.id)?;
-    let mut config = Config::load(global.config.as_deref())?;
+    let config = Config::load(global.config.as_deref())?;
     let bundle = fs::canonicalize(&arguments.bundle)
         .with_context(|| format!("bundle {}", arguments.bundle.display()))?;
     let neighbours = Neighbours::under(place.root());
     let host = read_bundle(&place, &bundle, &neighbours)?;
     refuse(global, arguments, &host, foreground)?;
+    // Those of a container that joins a sandbox come too late to change that, but
+    // not to be wrong.
+    let Settings { config, warnings } = Settings::new(config, &host, HostSize::now())?;
     let home = neighbours.home(&host)?.map(|other| other.sandbox.as_path());
     let claim = Claim::of(&place, home)?;
     let streams = terminal::streams(arguments.console_socket.as_deref(), host.terminal)?;
@@ -77,9 +81,9 @@ pub fn launch(global: &Global, arguments: &Create, foreground: bool) -> Result<L
     let monitor = match home {
         Some(_) => None,
         None => {
-            let machine = &config.machine;
-            let resources = host.resources.as_ref();
-            config.machine = size::machine(machine, resources, size::HostSize::now());
+            for warning in warnings {
+                tracing::warn!("{warning}");
+            }
             let hostname = host.hostname.clone();
             Some(processes::Monitor::spawn(&processes::MonitorStart {
                 place: &place,

@@ -29,6 +29,7 @@ pub mod network;
 mod oom;
 mod owner;
 pub mod policy;
+pub mod settings;
 pub mod share;
 pub mod size;
 pub mod spec;

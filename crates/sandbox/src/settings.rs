@@ -25,8 +25,8 @@ pub enum Error {
 
     /// A machine that the host could not hold.
     #[error(
-        "annotations ask for {key} = {asked}, and this host has {has}; ask for less, or let a \
-         larger node run it"
+        "{key} = {asked} by annotation: this host has {has}; ask for less, or let a larger node \
+         run it"
     )]
     TooLarge {
         /// The key of the configuration.
@@ -113,12 +113,12 @@ mod tests {
             (
                 "machine.vcpus",
                 "5",
-                "machine.vcpus = 5, and this host has 4;",
+                "machine.vcpus = 5 by annotation: this host has 4;",
             ),
             (
                 "machine.memory_mib",
                 "8193",
-                "machine.memory_mib = 8193, and this host has 8192;",
+                "machine.memory_mib = 8193 by annotation: this host has 8192;",
             ),
         ] {
             let error = settings("null", &[(&format!("casemate.io/{key}"), value)]);

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use crate::allow::{self, Forbidden};
-use crate::definition::{Given, Refusal};
+use crate::definition::{Given, PerPod, Refusal};
 use crate::kata::{self, Meaning};
 use crate::keys::definitions;
 use crate::nearest::nearest_key;
@@ -51,11 +51,13 @@ pub enum AnnotationProblem {
     /// The host lets no pod set the key.
     #[error(
         "this host does not let pods set {setting}; remove the annotation, or allow it with \
-         {setting:?} in pod.annotations of {DEFAULT_FILE}"
+         {entry:?} in pod.annotations of {DEFAULT_FILE}"
     )]
     NotAllowed {
         /// The key of the configuration.
         setting: String,
+        /// What would allow it.
+        entry: String,
     },
 
     /// The host lets pods set the key to something else.
@@ -187,7 +189,13 @@ fn not_for_pods(table: &str, name: &str) -> AnnotationProblem {
 fn not_allowed(setting: &str, forbidden: Forbidden) -> AnnotationProblem {
     let setting = setting.to_owned();
     match forbidden {
-        Forbidden::Key => AnnotationProblem::NotAllowed { setting },
+        Forbidden::Key => AnnotationProblem::NotAllowed {
+            entry: match allow::per_pod(&setting) {
+                Some(PerPod::File) => format!("{setting}=/FOLDER/*"),
+                _ => setting.clone(),
+            },
+            setting,
+        },
         Forbidden::Value { allowed } => AnnotationProblem::ValueNotAllowed { setting, allowed },
     }
 }

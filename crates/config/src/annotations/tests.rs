@@ -103,6 +103,12 @@ fn refusals_say_key_value_reason_and_cure() {
     for (pair, expected) in cases {
         assert_eq!(with(Config::default(), &[pair]).unwrap_err(), expected);
     }
+    let file = ("casemate.io/guest.initrd", "/opt/initrd");
+    let refusal = with(Config::default(), &[file]).unwrap_err();
+    assert!(
+        refusal.contains(r#"with "guest.initrd=/FOLDER/*" in"#),
+        "{refusal}"
+    );
     let file = ("casemate.io/guest.initrd", "/opt/../etc/shadow");
     assert_eq!(
         with(permissive(), &[file]).unwrap_err(),

@@ -54,13 +54,13 @@ pub(super) fn resources(
 ) -> Result<Option<LinuxResources>, Error> {
     let is_first = |key| annotations.get(key).is_some_and(|kind| kind == "sandbox");
     let limits = if is_first(CONTAINERD_TYPE) {
-        containerd(annotations)?
+        Some(containerd(annotations)?)
     } else if is_first(CRIO_TYPE) {
         crio(annotations)?
     } else {
-        return Ok(None);
+        None
     };
-    Ok(Some(limits.resources()))
+    Ok(limits.map(|limits| limits.resources()))
 }
 
 /// What of a pod's limits holds for its machine on the host from the outside.
@@ -97,16 +97,19 @@ fn containerd(annotations: &BTreeMap<String, String>) -> Result<Limits, Error> {
     })
 }
 
-fn crio(annotations: &BTreeMap<String, String>) -> Result<Limits, Error> {
+/// Nothing from a client that borrows CRI-O's names and means the container's own
+/// limits.
+fn crio(annotations: &BTreeMap<String, String>) -> Result<Option<Limits>, Error> {
     let mut names = CRIO_RESOURCES.iter();
     let Some((key, text)) = names.find_map(|name| annotations.get_key_value(*name)) else {
-        return Ok(Limits::default());
+        return Ok(None);
     };
     // A pod without limits has none of it.
     if text == "null" {
-        return Ok(Limits::default());
+        return Ok(Some(Limits::default()));
     }
     super::object(text.as_bytes())
+        .map(Some)
         .map_err(|_| Error::invalid(format!("annotations.{key}"), text, "is not CRI resources"))
 }
 
@@ -199,6 +202,7 @@ mod tests {
             &[][..],
             &[(CONTAINERD_TYPE, "container"), (MEMORY, "1")],
             &[(CRIO_TYPE, "container"), (CRIO_RESOURCES[0], "{}")],
+            &[(CRIO_TYPE, "sandbox")],
             &[(MEMORY, "1")],
         ] {
             assert_eq!(resources(&annotations(pairs)).unwrap(), None);

@@ -178,9 +178,7 @@ pub(super) const KEYS: &[(&[&str], Meaning)] = &[
             "config.hypervisor.vhost_user_store_path",
             "config.hypervisor.vhost_user_reconnect_timeout_sec",
         ],
-        Nothing(
-            "root file systems and volumes are shared as files; there are no block devices to set up",
-        ),
+        Nothing("how root file systems and volumes reach the guest is not for a pod to choose"),
     ),
     (
         &[

@@ -21,7 +21,7 @@ mod mounts;
 mod namespaces;
 mod options;
 mod path;
-mod pod;
+mod pod_limits;
 mod process;
 mod refusals;
 mod resources;
@@ -170,7 +170,7 @@ fn split_with(
         ..guest_linux(linux, &namespaces, mounts.guest, bundle, &mut warnings)?
     };
     let annotations = annotations(spec);
-    let pod = pod::resources(&annotations)?;
+    let pod = pod_limits::resources(&annotations)?;
     let host = HostSpec {
         rootfs,
         readonly_rootfs: guest.readonly_rootfs,
@@ -180,7 +180,7 @@ fn split_with(
         joined: namespaces.joined,
         cgroups_path: cgroups_path(linux),
         resources: match &pod {
-            Some(pod) => Some(pod::on_the_host(pod)),
+            Some(pod) => Some(pod_limits::on_the_host(pod)),
             None => linux.resources().clone(),
         },
         pod,

@@ -33,6 +33,7 @@ pub mod pod;
 pub mod policy;
 pub mod processes;
 pub mod rootfs;
+pub mod settings;
 pub mod share;
 pub mod size;
 pub mod spec;

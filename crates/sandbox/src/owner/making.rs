@@ -18,7 +18,6 @@ use crate::{
     oom::Notice,
     policy::{Operation, Refusal},
     share::Taken,
-    size,
     spec::{self, GuestSpec, NetworkNamespace},
     stand_in::{Attachment, StandIn},
     state::Status,
@@ -287,7 +286,7 @@ impl Owner {
     /// The first container has made the machine; the limits of the others may
     /// not fit in.
     fn warn_of_shortage(&self, container: &Container) {
-        let limit = |container: &Container| size::memory_limit(container.host.resources.as_ref());
+        let limit = |container: &Container| container.host.memory_limit();
         let own = limit(container);
         let others = self.containers.values().filter(|other| other.is_alive());
         let promised = others.map(limit).fold(own, u64::saturating_add);

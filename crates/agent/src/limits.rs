@@ -61,8 +61,13 @@ pub(crate) fn prepare(request: &PrepareSandboxRequest) -> Result<()> {
 
 /// Checks a container's specification.
 pub(crate) fn container(spec: &ContainerSpec) -> Result<()> {
-    process(&spec.process)?;
-    absolute("rootfs", &spec.rootfs)?;
+    match spec.pause {
+        true => pause(spec)?,
+        false => {
+            process(&spec.process)?;
+            absolute("rootfs", &spec.rootfs)?;
+        }
+    }
     count("mounts", spec.mounts.len(), MOUNTS)?;
     spec.mounts.iter().try_for_each(mount)?;
     count("masked paths", spec.masked_paths.len(), PATHS)?;
@@ -83,6 +88,27 @@ pub(crate) fn container(spec: &ContainerSpec) -> Result<()> {
     mappings("gid mappings", &spec.gid_mappings)?;
     namespaces(spec)?;
     cgroup::validate(&spec.cgroup)
+}
+
+/// Checks that a container without a program has nothing that needs one.
+fn pause(spec: &ContainerSpec) -> Result<()> {
+    let given = [
+        ("args", !spec.process.args.is_empty()),
+        ("terminal", spec.process.terminal),
+        ("rootfs", !spec.rootfs.is_empty()),
+        ("hooks", !spec.start_hooks.is_empty()),
+        (
+            "mounts",
+            spec.mounts.iter().any(|mount| mount.shared.is_empty()),
+        ),
+    ];
+    match given.into_iter().find(|(_, given)| *given) {
+        Some((what, _)) => Err(Error::invalid(
+            what,
+            "a pod's sandbox container must have none",
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Checks a process.

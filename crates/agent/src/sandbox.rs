@@ -197,7 +197,7 @@ impl Sandbox {
             return Err(Error::Stopped(container.id.clone()));
         }
         self.complete(&container)?;
-        container.reserve(exec)?;
+        container.reserve(exec, &request.process.args[0])?;
         let added = birth::add(&container, &request.process, &request.streams, &self.reaper).await;
         container.settle(exec, added.as_ref().ok().map(Arc::clone));
         self.settled.notify_waiters();

@@ -185,7 +185,10 @@ impl Container {
             status: self.status(None).unwrap_or(Status::Stopped),
             pid: self.init.pid,
             bundle: self.bundle.clone(),
-            rootfs: self.host.rootfs.as_path().to_owned(),
+            rootfs: match &self.host.rootfs {
+                Some(rootfs) => rootfs.as_path().to_owned(),
+                None => PathBuf::new(),
+            },
             created: self.created.clone(),
             owner: "root".to_owned(),
             annotations: self.host.annotations.clone(),

@@ -28,6 +28,7 @@ pub mod neighbours;
 pub mod network;
 mod oom;
 mod owner;
+pub mod pod;
 pub mod policy;
 pub mod share;
 pub mod size;

@@ -117,14 +117,14 @@ fn read_bundle_here(create: &Create, containers: &Neighbours) -> Result<ReadBund
 }
 
 fn take_files(create: &Create, host: &HostSpec) -> Result<Vec<Taken>, Error> {
-    let rootfs = casemate_protocol::paths::rootfs_slot(create.id.as_str());
-    let rootfs = Entry {
-        source: host.rootfs.as_path(),
-        slot: &rootfs,
+    let slot = casemate_protocol::paths::rootfs_slot(create.id.as_str());
+    let rootfs = host.rootfs.as_ref().map(|rootfs| Entry {
+        source: rootfs.as_path(),
+        slot: &slot,
         readonly: false,
         recursive: true,
         readonly_below: false,
-    };
+    });
     let volumes = host.shares.iter().map(|share| Entry {
         source: share.source.as_path(),
         slot: &share.slot,
@@ -132,7 +132,7 @@ fn take_files(create: &Create, host: &HostSpec) -> Result<Vec<Taken>, Error> {
         recursive: share.recursive,
         readonly_below: share.readonly_below,
     });
-    let entries = std::iter::once(rootfs).chain(volumes);
+    let entries = rootfs.into_iter().chain(volumes);
     Ok(entries
         .map(|entry| entry.take())
         .collect::<Result<_, _>>()?)

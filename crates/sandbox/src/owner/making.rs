@@ -153,6 +153,8 @@ impl Owner {
             unreachable!("make is called with a machine")
         };
         let stand_in = container.init.stand_in.as_ref();
+        // Without a root file system there is nothing to show.
+        let stand_in = stand_in.filter(|_| container.host.rootfs.is_some());
         let facade =
             stand_in.and_then(|stand_in| facade(&key, stand_in, ready.share.path(), &guest));
         tasks::spawn_create(

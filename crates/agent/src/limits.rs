@@ -26,6 +26,8 @@ const GROUPS: usize = 65536;
 const HOOKS: usize = 64;
 /// The kernel's own limit on lines of a uid_map (user_namespaces(7)).
 const MAPPINGS: usize = 340;
+/// VIRTIO_BLK_ID_BYTES.
+const SERIAL: usize = 20;
 const ENTROPY: usize = casemate_linux::entropy::MAX;
 /// SECCOMP_FILTER_FLAG_* that have a meaning here: TSYNC, LOG, SPEC_ALLOW,
 /// WAIT_KILLABLE_RECV. A listener would have nobody to listen.
@@ -65,7 +67,7 @@ pub(crate) fn container(spec: &ContainerSpec) -> Result<()> {
         true => pause(spec)?,
         false => {
             process(&spec.process)?;
-            absolute("rootfs", &spec.rootfs)?;
+            root(spec)?;
         }
     }
     count("mounts", spec.mounts.len(), MOUNTS)?;
@@ -95,7 +97,7 @@ fn pause(spec: &ContainerSpec) -> Result<()> {
     let given = [
         ("args", !spec.process.args.is_empty()),
         ("terminal", spec.process.terminal),
-        ("rootfs", !spec.rootfs.is_empty()),
+        ("rootfs", !spec.rootfs.is_empty() || spec.disk.is_some()),
         ("hooks", !spec.start_hooks.is_empty()),
         (
             "mounts",
@@ -109,6 +111,22 @@ fn pause(spec: &ContainerSpec) -> Result<()> {
         )),
         None => Ok(()),
     }
+}
+
+/// Checks where the root file system is said to be.
+fn root(spec: &ContainerSpec) -> Result<()> {
+    let Some(disk) = spec.disk.as_ref() else {
+        return absolute("rootfs", &spec.rootfs);
+    };
+    if !spec.rootfs.is_empty() {
+        return Err(Error::invalid("rootfs", "is given beside a disk"));
+    }
+    // It becomes the name of a folder.
+    id("disk", &disk.serial)?;
+    count("bytes of a disk's serial", disk.serial.len(), SERIAL)?;
+    [&disk.fstype, &disk.data]
+        .into_iter()
+        .try_for_each(|text| no_zero("disk", text))
 }
 
 /// Checks a process.

@@ -16,6 +16,7 @@ use casemate_protocol::agent::{
 use crate::{
     cgroup::Cgroup,
     child::namespaces::Kinds,
+    disks::Disk,
     error::{Doing, Error, Result},
     limits,
     reaper::End,
@@ -39,6 +40,8 @@ pub(crate) struct Container {
     /// Namespaces that differ from the agent's own.
     pub(crate) kinds: Kinds,
     pub(crate) init: Arc<Process>,
+    /// What its root file system is on, if not on the share.
+    pub(crate) disk: Option<Disk>,
     /// It has no programs.
     pause: bool,
     added: Mutex<HashMap<String, Slot>>,
@@ -60,6 +63,7 @@ impl Container {
             cgroup,
             kinds,
             init: Arc::new(init),
+            disk: None,
             pause: spec.pause,
             added: Mutex::default(),
             unguarded: Mutex::new(spec.cgroup.device_rules.clone()),

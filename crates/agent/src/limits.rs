@@ -340,4 +340,37 @@ mod tests {
             assert!(super::process(&bad).is_err(), "case {n}");
         }
     }
+
+    #[test]
+    fn a_root_is_in_one_place() {
+        let disk = |serial: &str, fstype: &str| ContainerSpec {
+            disk: Some(casemate_protocol::agent::Disk {
+                serial: serial.into(),
+                fstype: fstype.into(),
+                ..Default::default()
+            })
+            .into(),
+            ..ContainerSpec::default()
+        };
+        let folder = ContainerSpec {
+            rootfs: "/run/x".into(),
+            ..ContainerSpec::default()
+        };
+        assert!(root(&folder).is_ok() && root(&disk("a1", "ext4")).is_ok());
+        let both = ContainerSpec {
+            rootfs: "/run/x".into(),
+            ..disk("a1", "ext4")
+        };
+        let long = "x".repeat(SERIAL + 1);
+        let bad = [
+            ContainerSpec::default(),
+            both,
+            disk("..", "ext4"),
+            disk(&long, "ext4"),
+            disk("a1", "ext4\0"),
+        ];
+        for (n, spec) in bad.iter().enumerate() {
+            assert!(root(spec).is_err(), "case {n}");
+        }
+    }
 }

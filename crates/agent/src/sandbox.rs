@@ -49,8 +49,9 @@ use crate::{
 };
 
 /// How long the end of all processes, and the writing back of all file
-/// systems, may take before the VM is powered off anyway.
-const END_LIMIT: Duration = Duration::from_secs(10);
+/// systems, may take before the VM is powered off anyway. Where there are no
+/// disks, the host does not wait as long.
+const END_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long an answer is given to leave before the thread does something else.
 const ANSWER_TIME: Duration = Duration::from_millis(1);

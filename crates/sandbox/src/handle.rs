@@ -9,6 +9,7 @@ use crate::{
     error::Error,
     identifier::Id,
     key::Key,
+    rootfs::RootMount,
     stand_in::Attachment,
     state::Status,
     timeline::Span,
@@ -25,6 +26,9 @@ pub struct Create {
     pub id: Id,
     /// Absolute path of the OCI bundle.
     pub bundle: PathBuf,
+    /// What makes its root file system, in this order, at the place that the
+    /// bundle names; empty when it is there already.
+    pub rootfs: Vec<RootMount>,
 }
 
 /// When a sandbox is to end.

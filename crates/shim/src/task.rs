@@ -51,6 +51,7 @@ impl Task for TaskService {
         let create = Create {
             id: id(&request.id)?,
             bundle: PathBuf::from(request.bundle),
+            rootfs: Vec::new(),
         };
         let pid = self.sandbox.create(create).await.map_err(from_error)?;
         Ok(api::CreateTaskResponse {

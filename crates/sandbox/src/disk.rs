@@ -175,7 +175,7 @@ mod tests {
             let disk = RootDisk::of(&[mount("ext4", &image, options)]);
             disk.unwrap().expect("it is one")
         };
-        let written = disk(&["loop", "noatime", "discard"]);
+        let written = disk(&["loop", "rw", "noatime", "discard"]);
         assert_eq!(
             (written.flags, written.data.as_str()),
             (libc::MS_NOATIME, "discard")

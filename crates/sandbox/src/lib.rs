@@ -16,6 +16,7 @@ pub mod cgroup;
 pub mod claim;
 mod container;
 mod device_process;
+mod disk;
 pub mod error;
 pub mod facade;
 mod handle;

@@ -12,8 +12,9 @@ use super::{Error, HostPath};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostSpec {
     /// The root file system: an existing folder without symbolic links in its
-    /// path, to be shared as `paths::rootfs_slot`.
-    pub rootfs: HostPath,
+    /// path, to be shared as `paths::rootfs_slot`. A pod's sandbox container
+    /// has none.
+    pub rootfs: Option<HostPath>,
     /// The container may not write to its root file system. The guest makes it
     /// read-only after it has made the mount points that are missing in it.
     pub readonly_rootfs: bool,
@@ -119,7 +120,7 @@ impl HostSpec {
     pub(crate) fn fake() -> Self {
         let path = |text| HostPath::new(text).expect("absolute");
         Self {
-            rootfs: path("/b/rootfs"),
+            rootfs: Some(path("/b/rootfs")),
             readonly_rootfs: false,
             shares: Vec::new(),
             resolver: None,

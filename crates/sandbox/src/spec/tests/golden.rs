@@ -104,6 +104,16 @@ fn podman_run_with_host_resources() {
 }
 
 #[test]
+fn containerd_pods_sandbox() {
+    check("containerd-sandbox");
+}
+
+#[test]
+fn containerd_pods_member() {
+    check("containerd-member");
+}
+
+#[test]
 fn runc_spec() {
     check("runc-spec");
 }

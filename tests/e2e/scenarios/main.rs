@@ -9,6 +9,7 @@ mod applications;
 mod bad_input;
 mod bad_requests;
 mod command_line;
+mod containerd;
 mod control;
 mod docker;
 mod engine;
@@ -47,6 +48,8 @@ fn main() -> ExitCode {
         ("resources", resources::scenarios()),
         ("docker20", docker::scenarios(Release::V20)),
         ("docker28", docker::scenarios(Release::V28)),
+        ("containerd16", containerd::scenarios(containerd::V16)),
+        ("containerd21", containerd::scenarios(containerd::V21)),
         ("terminal", terminal::scenarios()),
         ("podman_life", podman_life::scenarios()),
         ("podman_build", podman_build::scenarios()),

@@ -1,13 +1,20 @@
 //! containerd with its own client and the runtime's shim, each scenario with an
 //! engine of its own.
 
+mod exec;
+mod killed;
+mod life;
+mod many;
+mod network;
 mod run;
+mod streams;
+mod terminal;
 
 use std::time::Duration;
 
 use anyhow::Result;
-use casemate_e2e::containerd::Release;
 pub(crate) use casemate_e2e::containerd::Release::{V16, V21};
+use casemate_e2e::containerd::{Ctr, Release};
 use casemate_e2e::{BUSYBOX, Containerd, Scenario};
 
 /// What a scenario does with an engine.
@@ -26,13 +33,32 @@ const SOON: Duration = Duration::from_secs(30);
 /// The scenarios with one engine. Both get those in which it matters how they
 /// call a shim; the others go with the newer one.
 pub(crate) fn scenarios(release: Release) -> Vec<Scenario> {
-    let mut all = run::scenarios();
+    let mut parts = vec![
+        run::scenarios(),
+        life::scenarios(),
+        exec::scenarios(),
+        streams::scenarios(),
+        terminal::scenarios(),
+        killed::scenarios(),
+    ];
     if release == V21 {
-        all.extend(run::of_one_engine());
+        parts.extend([
+            run::of_one_engine(),
+            life::of_one_engine(),
+            exec::of_one_engine(),
+            streams::of_one_engine(),
+            terminal::of_one_engine(),
+            many::of_one_engine(),
+            network::of_one_engine(),
+        ]);
     }
-    all.into_iter()
+    let all = parts.into_iter().flatten();
+    let mut all: Vec<Scenario> = all
         .map(|(name, body)| scenario(release, name, body))
-        .collect()
+        .collect();
+    let (name, body, why) = killed::only_vm();
+    all.push(scenario(release, name, body).only_vm(why));
+    all
 }
 
 fn scenario(release: Release, name: &str, body: Body) -> Scenario {
@@ -42,4 +68,13 @@ fn scenario(release: Release, name: &str, body: Body) -> Scenario {
         body(&containerd)?;
         containerd.stop()
     })
+}
+
+/// Removes a container whose client may have done it.
+fn forget(ctr: &Ctr<'_, '_>, id: &str) -> Result<()> {
+    let left = ctr.does(["containers", "ls", "-q"])?.text();
+    if left.lines().any(|line| line == id) {
+        ctr.remove(id)?;
+    }
+    Ok(())
 }

@@ -5,6 +5,7 @@
 mod configuration;
 mod ctr;
 mod events;
+mod shim;
 
 use std::cell::RefCell;
 use std::fs;
@@ -19,11 +20,12 @@ use crate::command::{Command, Running};
 use crate::host::Host;
 use crate::mounts::{self, Mount};
 use crate::runtime::{Kind, checkout};
-use crate::wait::{until, until_true};
+use crate::wait::until_true;
 use crate::{images, processes};
 use configuration::Configuration;
 pub use ctr::Ctr;
 pub use events::{Event, Events};
+pub use shim::{Refusal, Shim, Tasks};
 
 /// How long an engine may take to begin and to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -215,14 +217,14 @@ impl<'h> Containerd<'h> {
 
     /// Ends the engine; nothing of a container may be left.
     pub fn stop(self) -> Result<()> {
-        let left = until("the end of what containers have had", SETTLE, || {
-            let left = self.leftovers()?;
-            Ok(left.is_empty().then_some(left))
+        let known = self.known()?;
+        ensure!(known.is_empty(), "the engine still knows {known:?}");
+        let mut left = Vec::new();
+        let settled = until_true("the end of what containers have had", SETTLE, || {
+            left = self.leftovers()?;
+            Ok(left.is_empty())
         });
-        left.or_else(|_| self.leftovers()).and_then(|left| {
-            ensure!(left.is_empty(), "left behind:\n  {}", left.join("\n  "));
-            Ok(())
-        })?;
+        settled.with_context(|| format!("left behind:\n  {}", left.join("\n  ")))?;
         if let Some(engine) = self.engine.take() {
             engine.signal(Signal::SIGTERM)?;
             engine
@@ -236,19 +238,26 @@ impl<'h> Containerd<'h> {
         Ok(())
     }
 
-    /// What the engine still knows, and what is there of tasks, shims and clients.
-    fn leftovers(&self) -> Result<Vec<String>> {
-        let mut left = Vec::new();
+    /// Containers and tasks of every namespace.
+    fn known(&self) -> Result<Vec<String>> {
+        let mut known = Vec::new();
         let spaces = self.ctr().does(["namespaces", "ls", "-q"])?.text();
         for space in spaces.lines() {
             for what in ["tasks", "containers"] {
                 let listed = self.namespace(space).does([what, "ls", "-q"])?.text();
-                left.extend(listed.lines().map(|id| format!("{what} {space}/{id}")));
+                known.extend(listed.lines().map(|id| format!("{what} {space}/{id}")));
             }
-            left.extend(entries(&self.bundle(space, "")));
         }
-        left.extend(entries(&Path::new(RUN).join("s")));
-        left.extend(entries(&Path::new(RUN).join("fifo")));
+        Ok(known)
+    }
+
+    /// What is there of tasks and shims. FIFOs are no matter of theirs: who
+    /// makes them removes them, unless it was killed.
+    fn leftovers(&self) -> Result<Vec<String>> {
+        let mut left = entries(&Path::new(RUN).join("s"));
+        for space in entries(&Configuration::of(self.host).tasks()) {
+            left.extend(entries(Path::new(&space)));
+        }
         let mut mounts = mounts::of(self.place.pid)?;
         mounts.retain(|mount| !self.mounts.contains(mount));
         left.extend(mounts.iter().map(|mount| format!("mount {}", mount.point)));

@@ -1,12 +1,16 @@
 //! containerd with its own client and the runtime's shim, each scenario with an
 //! engine of its own.
 
+mod bad_input;
+mod command_line;
 mod exec;
+mod insight;
 mod killed;
 mod life;
 mod many;
 mod network;
 mod run;
+mod service;
 mod streams;
 mod terminal;
 
@@ -40,6 +44,7 @@ pub(crate) fn scenarios(release: Release) -> Vec<Scenario> {
         streams::scenarios(),
         terminal::scenarios(),
         killed::scenarios(),
+        service::scenarios(),
     ];
     if release == V21 {
         parts.extend([
@@ -50,14 +55,23 @@ pub(crate) fn scenarios(release: Release) -> Vec<Scenario> {
             terminal::of_one_engine(),
             many::of_one_engine(),
             network::of_one_engine(),
+            service::of_one_engine(),
+            bad_input::of_one_engine(),
+            command_line::of_one_engine(),
         ]);
     }
     let all = parts.into_iter().flatten();
     let mut all: Vec<Scenario> = all
         .map(|(name, body)| scenario(release, name, body))
         .collect();
-    let (name, body, why) = killed::only_vm();
-    all.push(scenario(release, name, body).only_vm(why));
+    let mut only_vm = vec![killed::only_vm(), service::only_vm()];
+    if release == V21 {
+        only_vm.extend(bad_input::only_vm());
+        only_vm.extend([command_line::only_vm(), insight::only_vm()]);
+    }
+    for (name, body, why) in only_vm {
+        all.push(scenario(release, name, body).only_vm(why));
+    }
     all
 }
 

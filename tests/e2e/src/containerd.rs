@@ -6,6 +6,7 @@ mod configuration;
 mod ctr;
 mod events;
 mod shim;
+pub mod task;
 
 use std::cell::RefCell;
 use std::fs;
@@ -26,6 +27,7 @@ use configuration::Configuration;
 pub use ctr::Ctr;
 pub use events::{Event, Events};
 pub use shim::{Refusal, Shim, Tasks};
+pub use task::Task;
 
 /// How long an engine may take to begin and to end.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -4,12 +4,11 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use casemate_e2e::containerd::Refusal;
-use casemate_e2e::protos::api;
+use casemate_e2e::expect::contains;
 use casemate_e2e::wait::until_true;
 use casemate_e2e::{Containerd, processes};
 
-use super::{Body, SOON, bodies};
+use super::{Body, SOON, V16, bodies};
 
 pub(super) fn scenarios() -> Vec<(&'static str, Body)> {
     bodies![engine_killed, shim_killed]
@@ -29,18 +28,27 @@ fn engine_killed(containerd: &Containerd<'_>) -> Result<()> {
     let run = ctr.run_as(&id, &["--detach", "--log-uri", &uri], &["sh", "-c", script]);
     run.run()?.ok()?;
     let pid = ctr.pid(&id)?;
+    let marks = containerd.host.new_folder("marks")?;
+    let bound = format!(
+        "type=bind,src={},dst=/marks,options=rbind:ro",
+        marks.display()
+    );
+    let waits = "until test -e /marks/go; do sleep 0.1; done; exit 9";
     let lines = || Ok::<_, anyhow::Error>(fs::read_to_string(&log)?.lines().count());
     let goes_on = || {
         let now = lines()?;
         until_true("more output", SOON, || Ok(lines()? > now + 3))
     };
     goes_on()?;
+    let short = ctr.run_detached(&["--mount", &bound], &["sh", "-c", waits])?;
     containerd.kill()?;
+    fs::write(marks.join("go"), "")?;
     goes_on()?;
     containerd.restart()?;
     goes_on()?;
     ensure!(ctr.status(&id)?.as_deref() == Some("RUNNING"));
     ensure!(ctr.pid(&id)? == pid);
+    ended_meanwhile(containerd, &short)?;
     ctr.exec(&id, &[], &["sh", "-c", "exit 5"])
         .run()?
         .exits(5)?;
@@ -55,6 +63,19 @@ fn engine_killed(containerd: &Containerd<'_>) -> Result<()> {
     ctr.remove(&id)
 }
 
+/// The next engine is told how a task has ended, or (since 1.7) takes its shim
+/// for one that was forgotten and removes both.
+fn ended_meanwhile(containerd: &Containerd<'_>, id: &str) -> Result<()> {
+    let ctr = containerd.ctr();
+    if containerd.release == V16 {
+        ensure!(ctr.status(id)?.as_deref() == Some("STOPPED"));
+        let deleted = ctr.does(["tasks", "delete", id])?;
+        contains(&deleted.errors(), "exit code 9")?;
+    }
+    ensure!(ctr.status(id)?.is_none());
+    ctr.remove(id)
+}
+
 /// The engine cleans up with the shim's `delete`.
 fn shim_killed(containerd: &Containerd<'_>) -> Result<()> {
     let ctr = containerd.ctr();
@@ -64,13 +85,7 @@ fn shim_killed(containerd: &Containerd<'_>) -> Result<()> {
         .exec(&id, &[], &["sh", "-c", "echo here; exec sleep 1000"])
         .start()?;
     until_true("the added", SOON, || Ok(exec.written() == b"here\n"))?;
-    let request = api::ConnectRequest {
-        id: id.clone(),
-        ..Default::default()
-    };
-    let connected: Result<api::ConnectResponse, Refusal> =
-        containerd.tasks("default", &id)?.call("Connect", &request);
-    let shim = connected?.shim_pid as i32;
+    let shim = containerd.task("default", &id)?.connect()?.shim_pid as i32;
     let shim = processes::get(shim).context("no shim")?;
     ensure!(shim.argv.iter().any(|word| word.contains(&id)), "{shim}");
     shim.kill()?;

@@ -1,7 +1,7 @@
 //! A shim called as containerd calls it: its command line, and its Task service
 //! without an engine between.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,9 +9,11 @@ use anyhow::{Context, Result, anyhow, ensure};
 use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::ttrpc::{Client, Code, Error, Request};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::Value;
 
-use super::Containerd;
+use super::{Containerd, Task};
 use crate::command::Command;
 
 /// How long a call may take; one that is held open on purpose gets another.
@@ -108,16 +110,28 @@ pub struct Shim<'e, 'h> {
     pub id: String,
     /// The folder with `config.json`.
     pub bundle: PathBuf,
+    /// What it logs goes into a FIFO there, which somebody has open.
+    _log: File,
 }
 
 impl<'e, 'h> Shim<'e, 'h> {
-    /// A shim for a bundle, not started yet.
-    pub fn new(containerd: &'e Containerd<'h>, bundle: &Path) -> Shim<'e, 'h> {
-        Shim {
+    /// A shim for a bundle, not started yet. Its container is called as the
+    /// folder is, which some shims take for granted.
+    pub fn new(containerd: &'e Containerd<'h>, bundle: &Path) -> Result<Shim<'e, 'h>> {
+        let log = bundle.join("log");
+        mkfifo(&log, Mode::from_bits_truncate(0o700)).context("the log's FIFO")?;
+        // Both ways, so as not to wait for the other side.
+        let log = OpenOptions::new().read(true).write(true).open(log)?;
+        Ok(Shim {
             containerd,
-            id: containerd.host.new_id(),
+            id: bundle
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into(),
             bundle: bundle.to_owned(),
-        }
+            _log: log,
+        })
     }
 
     /// The shim's command line with what containerd tells every verb, run in
@@ -146,25 +160,38 @@ impl<'e, 'h> Shim<'e, 'h> {
             .args(flags)
     }
 
-    /// Starts it and gives its Task service.
-    pub fn start(&self) -> Result<Tasks> {
+    /// Starts it and gives the task of its container, which is not made yet.
+    pub fn start(&self) -> Result<Task> {
         let started = self.verb("start", &[]).run()?.ok()?;
-        let address = address(&started.text())?;
-        Tasks::connect(&address)
+        self.task(&started.text())
+    }
+
+    /// The task, from what `start` has printed.
+    pub fn task(&self, printed: &str) -> Result<Task> {
+        let tasks = Tasks::connect(&address(printed)?)?;
+        let id = self.id.clone();
+        Ok(Task { tasks, id })
+    }
+
+    /// The bundle as an argument.
+    pub fn path(&self) -> &str {
+        self.bundle.to_str().unwrap_or_default()
     }
 
     /// Has it undo what a task has left: `delete`, as after its death.
     pub fn delete(&self) -> Result<api::DeleteResponse> {
-        let flags = ["-bundle", self.bundle.to_str().context("a path in UTF-8")?];
+        let flags = ["-bundle", self.path()];
         let deleted = self.verb("delete", &flags).run()?.ok()?;
         api::DeleteResponse::parse_from_bytes(&deleted.stdout).context("what `delete` prints")
     }
 }
 
 impl Containerd<'_> {
-    /// The Task service of the shim that has a container of this engine.
-    pub fn tasks(&self, namespace: &str, id: &str) -> Result<Tasks> {
-        Tasks::connect(&self.shim_address(namespace, id)?)
+    /// The task of a container of this engine, of its shim.
+    pub fn task(&self, namespace: &str, id: &str) -> Result<Task> {
+        let tasks = Tasks::connect(&self.shim_address(namespace, id)?)?;
+        let id = id.to_owned();
+        Ok(Task { tasks, id })
     }
 
     /// Where this shim listens, as its bundle says: newer engines write JSON,

@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         ("docker20", docker::scenarios(Release::V20)),
         ("docker28", docker::scenarios(Release::V28)),
         ("containerd16", containerd::scenarios(containerd::V16)),
+        ("containerd17", containerd::scenarios(containerd::V17)),
         ("containerd21", containerd::scenarios(containerd::V21)),
         ("terminal", terminal::scenarios()),
         ("podman_life", podman_life::scenarios()),

@@ -44,16 +44,19 @@ const RUN: &str = "/run/containerd";
 pub enum Release {
     /// 1.6: knows the second version of the Task service alone.
     V16,
+    /// 1.7: the same.
+    V17,
     /// 2.1: knows both, and images by its transfer service.
     V21,
 }
 
 impl Release {
-    /// The name of the folder into which it was unpacked, with the Docker
-    /// engine that comes with it.
+    /// The name of the folder into which it was unpacked, for two of them with
+    /// the Docker engine that they come with.
     fn folder(self) -> &'static str {
         match self {
             Release::V16 => "docker20",
+            Release::V17 => "containerd17",
             Release::V21 => "docker28",
         }
     }

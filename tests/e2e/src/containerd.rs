@@ -10,6 +10,7 @@ pub mod task;
 
 use std::cell::RefCell;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -237,7 +238,10 @@ impl<'h> Containerd<'h> {
                 .context("the end of the engine")?;
         }
         // Folders that containerd and its clients make and leave.
-        fs::remove_dir_all(RUN).context(RUN)?;
+        match fs::remove_dir_all(RUN) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).context(RUN),
+            _ => {}
+        }
         self.place.signal(Signal::SIGKILL)?;
         self.place.exit()?;
         Ok(())

@@ -175,7 +175,7 @@ fn options(containerd: &Containerd<'_>) -> Result<()> {
         (Some("[vmm]\nno_such_key = 1\n"), "no_such_key"),
         (
             Some("[vmm]\nmin_tier = \"kvm\"\naccelerator = \"emulated\"\n"),
-            "min_tier",
+            "at least kvm is demanded",
         ),
     ] {
         if let Some(content) = content {

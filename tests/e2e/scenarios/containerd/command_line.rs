@@ -46,7 +46,7 @@ fn wrong_calls(containerd: &Containerd<'_>) -> Result<()> {
     let socket = containerd.socket().to_string_lossy().into_owned();
     let calls: [(&[&str], &str); 5] = [
         (&[], "start"),
-        (&["start"], "-id"),
+        (&["start"], "-namespace"),
         (
             &["-namespace", "default", "-address", &socket, "start"],
             "-id",

@@ -10,6 +10,7 @@ mod applications;
 mod bad_input;
 mod bad_requests;
 mod command_line;
+mod containerd;
 mod control;
 mod docker;
 mod engine;
@@ -51,6 +52,9 @@ fn main() -> ExitCode {
         ("annotations", annotations::scenarios()),
         ("docker20", docker::scenarios(Release::V20)),
         ("docker28", docker::scenarios(Release::V28)),
+        ("containerd16", containerd::scenarios(containerd::V16)),
+        ("containerd17", containerd::scenarios(containerd::V17)),
+        ("containerd21", containerd::scenarios(containerd::V21)),
         ("terminal", terminal::scenarios()),
         ("podman_life", podman_life::scenarios()),
         ("podman_build", podman_build::scenarios()),

@@ -116,7 +116,7 @@ fn report(host: &Host, error: &str) {
     for process in running {
         println!("{process}");
     }
-    print_logs(host.runtime.default_root());
+    print_logs(host.runtime.state());
     println!("--- again: --exact {}", env::var(TRIAL).unwrap_or_default());
 }
 

@@ -17,6 +17,7 @@ mod exec;
 mod files;
 mod insight;
 mod kill_matrix;
+mod kubernetes;
 mod life_cycle;
 mod many;
 mod network;
@@ -50,6 +51,8 @@ fn main() -> ExitCode {
         ("docker28", docker::scenarios(Release::V28)),
         ("containerd16", containerd::scenarios(containerd::V16)),
         ("containerd21", containerd::scenarios(containerd::V21)),
+        ("kubernetes16", kubernetes::scenarios(containerd::V16)),
+        ("kubernetes21", kubernetes::scenarios(containerd::V21)),
         ("terminal", terminal::scenarios()),
         ("podman_life", podman_life::scenarios()),
         ("podman_build", podman_build::scenarios()),

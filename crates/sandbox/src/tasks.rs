@@ -124,6 +124,7 @@ fn take_files(create: &Create, host: &HostSpec) -> Result<Vec<Taken>, Error> {
         readonly: false,
         recursive: true,
         readonly_below: false,
+        follows: false,
     };
     let volumes = host.shares.iter().map(|share| Entry {
         source: share.source.as_path(),
@@ -131,6 +132,7 @@ fn take_files(create: &Create, host: &HostSpec) -> Result<Vec<Taken>, Error> {
         readonly: share.readonly,
         recursive: share.recursive,
         readonly_below: share.readonly_below,
+        follows: share.follows,
     });
     let entries = std::iter::once(rootfs).chain(volumes);
     Ok(entries

@@ -49,4 +49,4 @@ pub use images::{APPLICATIONS, BUSYBOX, DEBIAN, PAUSE};
 pub use podman::Podman;
 pub use runtime::{Kind, Runtime};
 pub use scenario::{Scenario, Skip};
-pub use suite::{Module, main};
+pub use suite::{Module, alone, main};

@@ -4,6 +4,7 @@ pub(crate) mod boot;
 mod bundle;
 mod exec;
 mod network;
+mod pod;
 mod podman;
 mod runtime;
 mod start;
@@ -29,6 +30,8 @@ enum Measurement {
     Exec(turns::Options),
     /// TCP streams and round trips to a container, beside bare QEMU on the same bridge
     Network(network::Options),
+    /// A pod's start and `ctr run` by containerd, beside runc; memory of an idle pod
+    Pod(turns::Options),
 }
 
 /// Runs one measurement and prints its table.
@@ -38,5 +41,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Measurement::Start(options) => start::run(options),
         Measurement::Exec(options) => exec::run(options),
         Measurement::Network(options) => network::run(options),
+        Measurement::Pod(options) => pod::run(options),
     }
 }

@@ -395,14 +395,24 @@ pub struct Monitor {
     pub directory: PathBuf,
     #[arg(long)]
     pub root: PathBuf,
+    /// Absent: a stand-in makes it
     #[arg(long)]
-    pub netns: PathBuf,
+    pub netns: Option<PathBuf>,
     #[arg(long)]
     pub hostname: String,
     #[arg(long)]
     pub cgroup: Option<String>,
     #[arg(long)]
     pub begun_ns: u64,
+    /// containerd is the client, its socket is at descriptor 5
+    #[arg(long, requires = "bundle")]
+    pub containerd_namespace: Option<String>,
+    /// Where it takes events
+    #[arg(long)]
+    pub containerd_events: Option<PathBuf>,
+    /// Bundle of the first container
+    #[arg(long)]
+    pub bundle: Option<PathBuf>,
 }
 
 /// Descriptor 3 is the control socket, 4 takes the news that all is set up.

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use crate::{
-    agent, cgroup, hooks, identifier, ledger, machine, network, policy, share, spec, state, stdio,
+    agent, cgroup, hooks, identifier, ledger, machine, network, policy, rootfs, share, spec, state,
+    stdio,
 };
 
 /// Why a request was not fulfilled.
@@ -134,6 +135,7 @@ macro_rules! on_the_host {
 on_the_host!(
     cgroup::Error,
     ledger::Error,
+    rootfs::Error,
     share::Error,
     state::Error,
     stdio::Error

@@ -25,7 +25,7 @@ use casemate_hypervisor::fake::Fake;
 use casemate_linux::{socket::send_with_descriptors, view::View};
 use casemate_protocol::{HOST_CONTROL_PORT, agent as message, agent_ttrpc};
 use casemate_sandbox::{
-    Create, Error, Handle, Id, Key, Options, Stop, layout,
+    Client, Create, Error, Handle, Id, Key, Options, Stop, layout,
     ledger::Ledger,
     stand_in::{Announcement, Attachment, receive},
     state::{State, Status},
@@ -153,6 +153,7 @@ async fn live(house: House<'_>, hypervisor: Rc<Fake>, agent: Arc<FakeAgent>) -> 
         cgroup: None,
         hostname: "web".into(),
         config,
+        client: Client::CommandLine,
     };
     let opened = casemate_sandbox::open(options, hypervisor, Timeline::default());
     let (handle, owner) = opened.expect("the sandbox opens");
@@ -281,6 +282,7 @@ async fn create(
     let create = Create {
         id: id.clone(),
         bundle: bundle(house, name),
+        rootfs: Vec::new(),
     };
     handle.create(create).await?;
     Ok(Key::init(id))

@@ -43,6 +43,7 @@ pub use capabilities::known_capabilities;
 pub use error::Error;
 pub use facts::{HostFacts, LiveHost, Resolved, Source};
 pub use host::{HostSpec, JoinedNamespace, NetworkNamespace, Share};
+pub(crate) use options::Options as MountOptions;
 pub use options::known_mount_options;
 pub use path::{GuestPath, HostPath};
 pub use process::exec_process;

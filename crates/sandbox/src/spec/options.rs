@@ -107,9 +107,9 @@ pub fn known_mount_options() -> impl Iterator<Item = &'static str> {
 
 /// The options of a mount, by where they go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Options {
+pub(crate) struct Options {
     /// MS_*, with MS_BIND and MS_REC for a bind mount.
-    pub(super) flags: u64,
+    pub(crate) flags: u64,
     /// MS_SHARED …, MS_REC; 0 = not given.
     pub(super) propagation: u64,
     /// MOUNT_ATTR_* to set on the mount and all below it.
@@ -119,11 +119,11 @@ pub(super) struct Options {
     pub(super) copy_up: bool,
     pub(super) map_ids: bool,
     /// What is left to the file system, in order.
-    pub(super) data: Vec<String>,
+    pub(crate) data: Vec<String>,
 }
 
 impl Options {
-    pub(super) fn parse(words: &[String]) -> Self {
+    pub(crate) fn parse(words: &[String]) -> Self {
         let mut options = Self::default();
         for word in words {
             match OPTIONS.iter().find(|(name, _)| name == word) {

@@ -418,6 +418,9 @@ pub struct Monitor {
     /// Bundle of the first container
     #[arg(long)]
     pub bundle: Option<PathBuf>,
+    /// containerd will describe it by its Sandbox API
+    #[arg(long, requires = "bundle")]
+    pub pod: bool,
     /// For the log
     #[arg(long, allow_hyphen_values = true)]
     pub warning: Vec<String>,

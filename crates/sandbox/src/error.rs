@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use crate::{
-    agent, cgroup, disk, hooks, identifier, ledger, machine, network, policy, rootfs, share, spec,
-    state, stdio,
+    agent, cgroup, disk, hooks, identifier, ledger, machine, network, pod_files, policy, rootfs,
+    settings, share, spec, state, stdio,
 };
 
 /// Why a request was not fulfilled.
@@ -23,6 +23,9 @@ pub enum Error {
     /// The bundle's configuration.
     #[error("{0}")]
     Spec(Arc<spec::Error>),
+    /// The annotations of a pod.
+    #[error("{0}")]
+    Settings(Arc<settings::Error>),
     /// An id.
     #[error(transparent)]
     Id(#[from] identifier::InvalidId),
@@ -76,7 +79,7 @@ impl Error {
             Self::NotFound => Kind::NotFound,
             Self::AlreadyExists => Kind::AlreadyExists,
             Self::Refused(_) => Kind::Precondition,
-            Self::Spec(_) | Self::Id(_) => Kind::Invalid,
+            Self::Spec(_) | Self::Settings(_) | Self::Id(_) => Kind::Invalid,
             Self::Agent(agent::Error::Timeout { .. }) => Kind::Deadline,
             Self::Agent(agent::Error::Refused { code, .. }) => match code {
                 Code::NOT_FOUND => Kind::NotFound,
@@ -100,6 +103,12 @@ impl Error {
 impl From<spec::Error> for Error {
     fn from(error: spec::Error) -> Self {
         Self::Spec(Arc::new(error))
+    }
+}
+
+impl From<settings::Error> for Error {
+    fn from(error: settings::Error) -> Self {
+        Self::Settings(Arc::new(error))
     }
 }
 
@@ -136,6 +145,7 @@ on_the_host!(
     cgroup::Error,
     disk::Error,
     ledger::Error,
+    pod_files::Error,
     rootfs::Error,
     share::Error,
     state::Error,

@@ -10,6 +10,7 @@ use crate::{
     identifier::Id,
     key::Key,
     rootfs::RootMount,
+    spec::Split,
     stand_in::Attachment,
     state::Status,
     stdio::Stdio,
@@ -30,6 +31,8 @@ pub struct Create {
     /// What makes its root file system, in this order, at the place that the
     /// bundle names; empty when it is there already.
     pub rootfs: Vec<RootMount>,
+    /// Its configuration, when the bundle has none.
+    pub split: Option<Box<Split>>,
 }
 
 /// What happens in a sandbox without anybody asking, or when what was asked for
@@ -56,6 +59,9 @@ pub enum Stop {
     /// If only this container, or nobody, still needs it; else the request is
     /// fulfilled when nobody does.
     Without(Id),
+    /// The machine now, if it runs: what was in it has ended then, and can still
+    /// be asked for and deleted.
+    Machine,
 }
 
 /// What a process looks like from outside.
@@ -122,6 +128,7 @@ pub(crate) enum Command {
     },
     CloseInput(Key, Reply<()>),
     State(Key, Reply<ProcessState>),
+    Containers(Reply<BTreeMap<Id, Status>>),
     Processes(Id, Reply<Vec<GuestProcess>>),
     /// With true: all processes stop; else they go on.
     Freeze(Id, bool, Reply<()>),
@@ -232,6 +239,14 @@ impl Handle {
     /// [`Error::NotFound`].
     pub async fn state(&self, key: Key) -> Result<ProcessState, Error> {
         self.ask(|reply| Command::State(key, reply)).await
+    }
+
+    /// All containers, and where they stand.
+    ///
+    /// # Errors
+    /// [`Error::Closing`].
+    pub async fn containers(&self) -> Result<BTreeMap<Id, Status>, Error> {
+        self.ask(Command::Containers).await
     }
 
     /// The processes of a container in the guest.

@@ -35,6 +35,21 @@ pub fn sandbox_of(container: &Path) -> Option<PathBuf> {
     ours.then(|| container.with_file_name(name))
 }
 
+/// Names of the other containers in the sandbox of the one in `container`.
+pub fn others_in(container: &Path) -> Vec<String> {
+    let (Some(sandbox), Some(root)) = (sandbox_of(container), container.parent()) else {
+        return Vec::new();
+    };
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    let others = entries.filter(|entry| {
+        let path = entry.path();
+        path != container && sandbox_of(&path).as_ref() == Some(&sandbox)
+    });
+    others
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
 /// Makes the directory of a new sandbox for the container in `container`, and
 /// says which it is.
 ///
@@ -79,6 +94,7 @@ mod tests {
         assert!(sandbox.is_dir());
         assert_eq!(sandbox_of(&first).unwrap(), sandbox);
         assert_eq!(sandbox_of(&member).unwrap(), sandbox);
+        assert_eq!(others_in(&first), ["member"]);
         assert!(first.join(LINK).is_dir());
         assert!(join_sandbox(&member, &first).is_err());
         assert!(make_sandbox(&member).is_err());

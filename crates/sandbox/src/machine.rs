@@ -41,6 +41,7 @@ use crate::{
     identifier::Id,
     ledger::{self, Ledger},
     network::{self, Claim, Namespace},
+    pod_files::PodFiles,
     share::{self, Share},
     timeline::{Timeline, now_ns},
 };
@@ -87,6 +88,9 @@ pub struct Options {
     pub config: Config,
     /// Who asks, and what follows from that.
     pub client: Client,
+    /// It is a pod by containerd's Sandbox API. What its members find in /etc
+    /// is here then, and who of them asks for a new network gets the pod's.
+    pub pod: Option<PodFiles>,
 }
 
 /// Who a sandbox's client is.

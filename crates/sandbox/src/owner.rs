@@ -22,6 +22,7 @@ use crate::{
     error::Error,
     handle::{Command, Create, Handle, Stop},
     identifier::Id,
+    inbox::Inbox,
     key::Key,
     ledger::Ledger,
     machine::{Options, Ready},
@@ -108,32 +109,46 @@ pub fn open(
     hypervisor: Rc<dyn Hypervisor>,
     timeline: Timeline,
 ) -> Result<(Handle, impl Future<Output = ()>), Error> {
-    let lock = Lock::acquire(&options.directory)?;
-    let (commands, command_queue) = mpsc::unbounded_channel();
-    let (events, event_queue) = mpsc::unbounded_channel();
-    let tier = hypervisor.capabilities().tier.to_string();
-    let boot = tasks::spawn_boot(options.clone(), hypervisor, events.clone());
-    let owner = Owner {
-        tier,
-        events,
-        machine: Machine::Starting(Vec::new()),
-        containers: BTreeMap::new(),
-        creating: BTreeMap::new(),
-        starting: BTreeMap::new(),
-        attachments: BTreeMap::new(),
-        timeline,
-        leaving: 0,
-        stopping: None,
-        boot,
-        finished: false,
-        options,
-    };
-    tasks::spawn_desertion(&owner.options, owner.events.clone());
-    let work = async move {
-        owner.run(command_queue, event_queue).await;
-        drop(lock);
-    };
-    Ok((Handle(commands), work))
+    let (handle, inbox) = Inbox::new();
+    Ok((handle, inbox.open(options, hypervisor, timeline)?))
+}
+
+impl Inbox {
+    /// [`open`] for a [`Handle`] that exists already.
+    ///
+    /// # Errors
+    /// As there; the handle is of no use then.
+    pub fn open(
+        self,
+        options: Options,
+        hypervisor: Rc<dyn Hypervisor>,
+        timeline: Timeline,
+    ) -> Result<impl Future<Output = ()>, Error> {
+        let lock = Lock::acquire(&options.directory)?;
+        let (events, event_queue) = mpsc::unbounded_channel();
+        let tier = hypervisor.capabilities().tier.to_string();
+        let boot = tasks::spawn_boot(options.clone(), hypervisor, events.clone());
+        let owner = Owner {
+            tier,
+            events,
+            machine: Machine::Starting(Vec::new()),
+            containers: BTreeMap::new(),
+            creating: BTreeMap::new(),
+            starting: BTreeMap::new(),
+            attachments: BTreeMap::new(),
+            timeline,
+            leaving: 0,
+            stopping: None,
+            boot,
+            finished: false,
+            options,
+        };
+        tasks::spawn_desertion(&owner.options, owner.events.clone());
+        Ok(async move {
+            owner.run(self.0, event_queue).await;
+            drop(lock);
+        })
+    }
 }
 
 impl Owner {
@@ -180,6 +195,7 @@ impl Owner {
             } => self.resize(&key, columns, rows, reply),
             Command::CloseInput(key, reply) => answer(reply, self.close_input(&key)),
             Command::State(key, reply) => answer(reply, self.state(&key)),
+            Command::Containers(reply) => answer(reply, Ok(self.statuses())),
             Command::Processes(container, reply) => self.processes(container, reply),
             Command::Freeze(container, frozen, reply) => self.freeze(container, frozen, reply),
             Command::Update(container, resources, reply) => {
@@ -301,6 +317,12 @@ impl Owner {
     fn stop(&mut self, when: Stop, reply: Reply<()>) {
         match when {
             Stop::Without(container) if self.is_needed(Some(&container)) => answer(reply, Ok(())),
+            Stop::Machine => {
+                if let Machine::Ready(ready) = &self.machine {
+                    ready.vm.kill();
+                }
+                answer(reply, Ok(()));
+            }
             Stop::Without(_) | Stop::Now => {
                 self.stopping = Some(reply);
                 self.finish();

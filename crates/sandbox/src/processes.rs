@@ -257,6 +257,8 @@ pub struct Containerd<'a> {
     pub bundle: &'a Path,
     /// What its log is to say first.
     pub warnings: &'a [String],
+    /// It will describe a pod by its Sandbox API; nothing else is known of it.
+    pub is_pod: bool,
     /// Where it will connect, listening already.
     pub listener: BorrowedFd<'a>,
 }
@@ -347,6 +349,9 @@ fn command_line(start: MonitorStart<'_>) -> Vec<String> {
         say("--bundle", path(client.bundle));
         for warning in client.warnings {
             say("--warning", warning.clone());
+        }
+        if client.is_pod {
+            line.push("--pod".into());
         }
     }
     line

@@ -35,9 +35,10 @@ use crate::{
     network,
     oom::Notice,
     owner::{Event, Farewell},
+    pod_files::PodFiles,
     rootfs,
     share::{Entry, Share, Taken},
-    spec::{self, GuestSpec, HostPath, HostSpec},
+    spec::{self, GuestSpec, HostPath, HostSpec, Split},
     stand_in::{StandIn, TerminalSize},
     state::State,
     stdio::{self, Input, Outputs, Stdio},
@@ -62,6 +63,19 @@ pub(crate) struct ReadBundle {
     pub(crate) files: Vec<Taken>,
     /// The root file system, if it is no folder of the host.
     pub(crate) disk: Option<RootDisk>,
+}
+
+impl ReadBundle {
+    /// Of a container that needs no file of the host.
+    pub(crate) fn of(split: Split) -> Self {
+        Self {
+            oci_version: spec::VERSION.to_owned(),
+            host: split.host,
+            guest: split.guest,
+            files: Vec::new(),
+            disk: None,
+        }
+    }
 }
 
 /// A process that the guest has made.
@@ -97,14 +111,16 @@ pub(crate) fn timestamp() -> String {
 }
 
 /// Reads and splits config.json and takes what it shares with the guest, all as
-/// the container's creator sees it. `containers` are those of the sandbox.
+/// the container's creator sees it. `containers` are those of the sandbox, which
+/// may have files for it.
 pub(crate) fn read_bundle(
     create: &Create,
     view: &View,
     containers: Vec<Neighbour>,
+    pod: Option<&PodFiles>,
 ) -> Result<ReadBundle, Error> {
     let mut bundle = within(view, || {
-        read_bundle_here(create, &Neighbours::known(containers))
+        read_bundle_here(create, &Neighbours::known(containers), pod)
     })?;
     if let Some(place) = &bundle.host.rootfs
         && bundle.disk.is_none()
@@ -130,11 +146,18 @@ fn within<T: Send>(
         .map_err(|error| Error::Host(format!("mount namespace of the client: {error}").into()))?
 }
 
-fn read_bundle_here(create: &Create, containers: &Neighbours) -> Result<ReadBundle, Error> {
+fn read_bundle_here(
+    create: &Create,
+    containers: &Neighbours,
+    pod: Option<&PodFiles>,
+) -> Result<ReadBundle, Error> {
     let path = create.bundle.join("config.json");
     let json = std::fs::read(&path)
         .map_err(|error| Error::Host(format!("{}: {error}", path.display()).into()))?;
-    let spec = spec::parse(&json)?;
+    let mut spec = spec::parse(&json)?;
+    if let Some(pod) = pod {
+        pod.add_to(&mut spec);
+    }
     let directory = HostPath::new(&create.bundle)
         .ok_or_else(|| Error::Host("the bundle's path is not absolute".into()))?;
     let bundle = spec::Bundle {

@@ -155,6 +155,7 @@ async fn live(house: House<'_>, hypervisor: Rc<Fake>, agent: Arc<FakeAgent>) -> 
         hostname: "web".into(),
         config,
         client: Client::CommandLine,
+        pod: None,
     };
     let opened = casemate_sandbox::open(options, hypervisor, Timeline::default());
     let (handle, owner) = opened.expect("the sandbox opens");
@@ -284,6 +285,7 @@ async fn create(
         id: id.clone(),
         bundle: bundle(house, name),
         rootfs: rootfs(house, name),
+        split: None,
     };
     handle.create(create).await?;
     Ok(Key::init(id))

@@ -103,6 +103,7 @@ impl Task for TaskService {
             id,
             bundle,
             rootfs: request.rootfs.iter().map(root_mount).collect(),
+            split: None,
         };
         let pid = self.sandbox.create(create).await.map_err(from_error)?;
         if let (Some(door), Some(admission)) = (door, admission) {

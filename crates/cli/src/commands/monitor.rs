@@ -1,5 +1,7 @@
 //! `monitor`: the process that owns one sandbox.
 
+mod pod;
+
 use std::{
     fs::File, io::Write, os::unix::net::UnixListener as StdListener, process::ExitCode, rc::Rc,
     sync::Arc,
@@ -10,7 +12,7 @@ use casemate_config::Config;
 use casemate_hypervisor::qemu::{Qemu, Settings};
 use casemate_linux::{descriptor, socket};
 use casemate_sandbox::{
-    Client, Handle, Id, Options,
+    Client, Handle, Id, Inbox, Options,
     processes::READY,
     stand_in::{self, ATTACH_SOCKET},
     timeline::Timeline,
@@ -58,24 +60,28 @@ async fn serve(arguments: Monitor, config: File, readiness: &mut File) -> Result
         None => listen(&arguments, CONTROL_SOCKET)?,
     };
     let attach = listen(&arguments, ATTACH_SOCKET)?;
+    let (handle, inbox) = Inbox::new();
+    if let (Some(door), true) = (&door, arguments.pod) {
+        tokio::task::spawn_local(take_attachments(attach, handle.clone()));
+        let pod = pod::Monitor {
+            control,
+            readiness,
+            door,
+            handle,
+        };
+        return pod
+            .serve(options(&arguments, config, Some(door))?, inbox, timeline)
+            .await;
+    }
     let begin = casemate_sandbox::timeline::now_ns();
     let hypervisor = Qemu::open(&Settings::from(&config))?;
     timeline.until_now("host", "choose the hypervisor", begin);
-    let netns = door.as_ref().map(|door| door.netns().to_owned());
-    let options = Options {
-        id: Id::new(&arguments.id)?,
-        directory: arguments.directory,
-        root: arguments.root,
-        netns: netns.or(arguments.netns),
-        hostname: arguments.hostname,
-        cgroup: arguments.cgroup,
-        config,
-        client: door
-            .as_ref()
-            .map_or(Client::CommandLine, |door| door.client()),
-    };
-    let (handle, owner) = casemate_sandbox::open(options, Rc::new(hypervisor), timeline)?;
-    let mut server = casemate_shim::serve(control, handle.clone(), door.clone()).await?;
+    let mut options = options(&arguments, config, door.as_deref())?;
+    if let Some(door) = &door {
+        options.netns = Some(door.begin(arguments.netns.as_deref())?);
+    }
+    let owner = inbox.open(options, Rc::new(hypervisor), timeline)?;
+    let mut server = casemate_shim::serve(control, handle.clone(), door.clone(), None).await?;
     tokio::task::spawn_local(take_attachments(attach, handle));
     readiness.write_all(READY).context("readiness")?;
     owner.await;
@@ -84,6 +90,21 @@ async fn serve(arguments: Monitor, config: File, readiness: &mut File) -> Result
         door.close().await;
     }
     Ok(())
+}
+
+/// What the sandbox starts from, as far as the command line says it.
+fn options(arguments: &Monitor, config: Config, door: Option<&Door>) -> Result<Options> {
+    Ok(Options {
+        id: Id::new(&arguments.id)?,
+        directory: arguments.directory.clone(),
+        root: arguments.root.clone(),
+        netns: arguments.netns.clone(),
+        hostname: arguments.hostname.clone(),
+        cgroup: arguments.cgroup.clone(),
+        config,
+        client: door.map_or(Client::CommandLine, Door::client),
+        pod: None,
+    })
 }
 
 /// What containerd needs, when it is the client.
@@ -96,10 +117,10 @@ fn door(arguments: &Monitor) -> Result<Option<Arc<Door>>> {
         id: Id::new(&arguments.id)?,
         root: arguments.root.clone(),
         sandbox: arguments.directory.clone(),
-        netns: arguments.netns.clone(),
         namespace: namespace.clone(),
         events: arguments.containerd_events.clone(),
         bundle: bundle.clone(),
+        pod: arguments.pod,
     };
     Door::open(settings).map(Some)
 }

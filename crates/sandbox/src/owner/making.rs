@@ -43,7 +43,7 @@ impl Owner {
         Ok(())
     }
 
-    pub(super) fn create(&mut self, create: Create, reply: Reply<u32>) {
+    pub(super) fn create(&mut self, mut create: Create, reply: Reply<u32>) {
         let key = Key::init(create.id.clone());
         if self.containers.contains_key(&create.id) {
             return answer(reply, Err(Error::AlreadyExists));
@@ -53,7 +53,7 @@ impl Owner {
             return answer(reply, Err(Error::Host(text.into())));
         };
         let begin = now_ns();
-        let bundle = match self.read_bundle(&create, attachment.view.as_ref()) {
+        let bundle = match self.read_bundle(&mut create, attachment.view.as_ref()) {
             Ok(bundle) => bundle,
             Err(error) => {
                 attachment.stand_in.dismiss(LOST);
@@ -76,10 +76,21 @@ impl Owner {
         }
     }
 
-    fn read_bundle(&self, create: &Create, view: Option<&View>) -> Result<ReadBundle, Error> {
+    fn read_bundle(&self, create: &mut Create, view: Option<&View>) -> Result<ReadBundle, Error> {
+        if let Some(split) = create.split.take() {
+            return Ok(ReadBundle::of(*split));
+        }
         let view = view.ok_or_else(|| Error::Host("a container came without its view".into()))?;
-        let bundle = tasks::read_bundle(create, view, self.neighbours())?;
-        let at_home = matches!(bundle.host.network, NetworkNamespace::Of(_));
+        let pod = self.options.pod.as_ref();
+        let mut bundle = tasks::read_bundle(create, view, self.neighbours(), pod)?;
+        if pod.is_some() {
+            spec::share_memory(&mut bundle.guest, self.options.id.as_str());
+        }
+        let at_home = match bundle.host.network {
+            NetworkNamespace::Of(_) => true,
+            NetworkNamespace::New => pod.is_some(),
+            NetworkNamespace::Path(_) => false,
+        };
         if at_home || create.id == self.options.id {
             return Ok(bundle);
         }

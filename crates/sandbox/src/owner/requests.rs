@@ -11,7 +11,9 @@ use crate::{
     identifier::Id,
     key::Key,
     policy::Operation,
-    spec, tasks,
+    spec,
+    state::Status,
+    tasks,
 };
 
 impl Owner {
@@ -79,6 +81,14 @@ impl Owner {
                 _ => None,
             },
         })
+    }
+
+    pub(super) fn statuses(&self) -> BTreeMap<Id, Status> {
+        let statuses = self.containers.iter().filter_map(|(id, container)| {
+            let status = container.status(None)?;
+            Some((id.clone(), status))
+        });
+        statuses.collect()
     }
 
     pub(super) fn processes(&mut self, container: Id, reply: Reply<Vec<GuestProcess>>) {

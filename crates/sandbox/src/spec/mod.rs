@@ -48,6 +48,7 @@ pub use host::{HostSpec, JoinedNamespace, NetworkNamespace, Share};
 pub(crate) use options::Options as MountOptions;
 pub use options::known_mount_options;
 pub use path::{GuestPath, HostPath};
+pub(crate) use pause::share_memory;
 pub use pause::{Pause, pause};
 pub use process::exec_process;
 pub(crate) use resources::{CPU_PERIOD_US, cpu_max, cpu_weight};
@@ -57,6 +58,10 @@ use options::Options;
 use resources::cgroup_settings;
 
 use crate::pod::{self, Role};
+
+/// The runtime spec by which a container is made that comes without a
+/// config.json.
+pub(crate) const VERSION: &str = "1.2.0";
 
 /// Reads JSON. A list in place of an object would pass as one without fields.
 fn object<T: DeserializeOwned>(json: &[u8]) -> Result<T, Error> {

@@ -8,13 +8,22 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use casemate_protocol::agent::{self, namespace::Kind};
+use casemate_protocol::agent::{self, IdMapping, namespace::Kind};
 use oci_spec::runtime::Hooks;
 
-use super::{Error, GuestSpec, HostFacts, HostPath, HostSpec, Split, namespaces, sysctl};
+use super::{
+    Error, GuestSpec, HostFacts, HostPath, HostSpec, Split, namespaces, pod_limits, sysctl,
+};
 
 /// What the agent's process is shown as.
 const COMMAND: &str = "/pause";
+
+/// Where POSIX shared memory is (shm_overview(7)).
+const SHARED_MEMORY: &str = "/dev/shm";
+
+/// What the memory of a [`pause`] is called; that of others has the name of a
+/// folder of the host.
+const POD: &str = "pod";
 
 /// Programs that wait and do nothing else, by their file names: of Kubernetes
 /// and of Podman.
@@ -33,14 +42,29 @@ pub struct Pause<'a> {
     pub sysctls: &'a HashMap<String, String>,
     /// As in [`HostSpec::cgroups_path`].
     pub cgroups_path: Option<String>,
+    /// The pod's, with its limits if it has any (see [`pod_limits`]).
+    pub annotations: BTreeMap<String, String>,
+    /// Its user and groups.
+    pub process: agent::Process,
+    /// Users of the pod's user namespace; without them it has none.
+    pub uid_mappings: Vec<IdMapping>,
+    /// Groups of the same.
+    pub gid_mappings: Vec<IdMapping>,
 }
 
 /// What host and guest do for a sandbox container that has no config.json, or
 /// why it cannot be.
 pub fn pause(wish: Pause<'_>, facts: &dyn HostFacts) -> Result<Split, Error> {
-    let kinds = [Kind::PID, Kind::MOUNT, Kind::IPC, Kind::UTS, Kind::CGROUP];
+    let mut kinds = vec![Kind::PID, Kind::MOUNT, Kind::IPC, Kind::UTS, Kind::CGROUP];
+    if !wish.uid_mappings.is_empty() || !wish.gid_mappings.is_empty() {
+        kinds.push(Kind::USER);
+    }
     let guest = GuestSpec {
-        namespaces: kinds.map(namespaces::new_namespace).to_vec(),
+        process: Some(wish.process).into(),
+        mounts: vec![memory()],
+        namespaces: kinds.into_iter().map(namespaces::new_namespace).collect(),
+        uid_mappings: wish.uid_mappings,
+        gid_mappings: wish.gid_mappings,
         hostname: wish.hostname.to_owned(),
         sysctls: sysctl::parameters(wish.sysctls)?,
         cgroup: Some(agent::Cgroup {
@@ -50,6 +74,7 @@ pub fn pause(wish: Pause<'_>, facts: &dyn HostFacts) -> Result<Split, Error> {
         .into(),
         ..GuestSpec::default()
     };
+    let pod = pod_limits::resources(&wish.annotations)?;
     let host = HostSpec {
         rootfs: None,
         readonly_rootfs: false,
@@ -58,10 +83,10 @@ pub fn pause(wish: Pause<'_>, facts: &dyn HostFacts) -> Result<Split, Error> {
         network: namespaces::network(wish.network, facts)?,
         joined: Vec::new(),
         cgroups_path: wish.cgroups_path,
-        resources: None,
-        pod: None,
+        resources: pod.as_ref().map(pod_limits::on_the_host),
+        pod,
         hooks: Hooks::default(),
-        annotations: BTreeMap::new(),
+        annotations: wish.annotations,
         hostname: (!wish.hostname.is_empty()).then(|| wish.hostname.to_owned()),
         command: vec![COMMAND.to_owned()],
         terminal: false,
@@ -71,6 +96,34 @@ pub fn pause(wish: Pause<'_>, facts: &dyn HostFacts) -> Result<Split, Error> {
         host,
         guest: of_agent(guest),
     })
+}
+
+/// The shared memory of the pod, as containerd makes it for others.
+fn memory() -> agent::Mount {
+    agent::Mount {
+        destination: SHARED_MEMORY.to_owned(),
+        fstype: "tmpfs".to_owned(),
+        source: "shm".to_owned(),
+        flags: libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC,
+        data: "mode=1777,size=65536k".to_owned(),
+        shared: POD.to_owned(),
+        ..agent::Mount::default()
+    }
+}
+
+/// Gives a container that joins the IPC namespace of a [`pause`] its shared
+/// memory too, in place of a new one. (What a client binds there stays.)
+pub(crate) fn share_memory(guest: &mut GuestSpec, sandbox: &str) {
+    let joins = guest
+        .namespaces
+        .iter()
+        .any(|namespace| namespace.kind == Kind::IPC.into() && namespace.of_container == sandbox);
+    let own = guest.mounts.iter_mut().filter(|mount| {
+        mount.destination == SHARED_MEMORY && mount.fstype == "tmpfs" && mount.shared.is_empty()
+    });
+    for mount in own.filter(|_| joins) {
+        mount.shared = POD.to_owned();
+    }
 }
 
 /// Takes away what a sandbox container does not need, or refuses what it cannot

@@ -6,13 +6,13 @@ use std::{
     collections::{BTreeMap, btree_map::Entry},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use anyhow::Context;
 use casemate_linux::view::View;
 use casemate_sandbox::{
-    Client, Error as SandboxError, ExitStatus, Handle, Id, Key, Listener,
+    Client, Error as SandboxError, ExitStatus, Handle, Id, Key, Listener, News,
     claim::{self, Claim},
     processes::{self, StandInProcess, StandInStart},
     stand_in::Attachment,
@@ -30,6 +30,9 @@ use super::{
 /// The namespace of Docker, which gives the ids of processes to the host's ps.
 const DOCKER: &str = "moby";
 
+/// What the process of a pod is shown as.
+const PAUSE: &str = "/pause";
+
 /// What a monitor knows of its containerd.
 #[derive(Debug)]
 pub struct Settings {
@@ -39,21 +42,22 @@ pub struct Settings {
     pub root: PathBuf,
     /// Directory of the sandbox.
     pub sandbox: PathBuf,
-    /// The sandbox's network namespace; without one it is that of the first
-    /// stand-in.
-    pub netns: Option<PathBuf>,
     /// containerd's namespace.
     pub namespace: String,
     /// Where it takes events (ttrpc).
     pub events: Option<PathBuf>,
     /// Bundle of the first container.
     pub bundle: PathBuf,
+    /// The first container is a pod's own, by the Sandbox API: it is no task, and
+    /// containerd does not want to hear of it.
+    pub pod: bool,
 }
 
 /// See the module.
 pub struct Door {
     settings: Settings,
-    netns: PathBuf,
+    /// The sandbox's network namespace, once it is known.
+    netns: OnceLock<PathBuf>,
     /// The host's files as containerd sees them.
     view: View,
     publisher: Publisher,
@@ -136,42 +140,76 @@ pub(crate) enum What<'a> {
 }
 
 impl Door {
-    /// Opens it: events are taken from now on, and the first container's
-    /// stand-in is on its way. Call it on a runtime, while this process sees the
-    /// host's files as containerd does.
+    /// Opens it: events are taken from now on. Call it on a runtime, while this
+    /// process sees the host's files as containerd does.
     ///
     /// # Errors
-    /// When the stand-in cannot be made.
+    /// When this process may not look at itself.
     pub fn open(settings: Settings) -> anyhow::Result<Arc<Self>> {
         let view = View::own().context("mount namespace")?;
-        let first = StandInProcess::spawn(StandInStart {
-            id: &settings.id,
-            netns: settings.netns.as_deref(),
-            terminal: None,
-            command: &bundle::command(&settings.bundle),
-        })?;
         let namespace = settings.namespace.clone();
         let (publisher, publishing) = Publisher::open(settings.events.clone(), namespace);
         Ok(Arc::new(Self {
-            netns: settings.netns.clone().unwrap_or_else(|| first.netns()),
+            netns: OnceLock::new(),
             settings,
             view,
             publisher,
             publishing: Mutex::new(Some(publishing)),
-            first: Mutex::new(Some(first)),
+            first: Mutex::new(None),
             known: Mutex::default(),
         }))
     }
 
-    /// The sandbox's network namespace.
-    pub fn netns(&self) -> &Path {
-        &self.netns
+    /// Has the first container's stand-in on its way; answers with the sandbox's
+    /// network namespace. Without `netns` it is the stand-in's own.
+    ///
+    /// # Errors
+    /// When the stand-in cannot be made.
+    pub fn begin(&self, netns: Option<&Path>) -> Result<PathBuf, processes::Error> {
+        let command = match self.settings.pod {
+            true => vec![PAUSE.to_owned()],
+            false => bundle::command(&self.settings.bundle),
+        };
+        let first = StandInProcess::spawn(StandInStart {
+            id: &self.settings.id,
+            netns,
+            terminal: None,
+            command: &command,
+        })?;
+        let netns = netns.map_or_else(|| first.netns(), Path::to_owned);
+        *lock(&self.first) = Some(first);
+        Ok(self.netns.get_or_init(|| netns).clone())
+    }
+
+    /// Id of the sandbox.
+    pub(crate) fn id(&self) -> &Id {
+        &self.settings.id
+    }
+
+    /// The state root.
+    pub(crate) fn root(&self) -> &Path {
+        &self.settings.root
+    }
+
+    /// The sandbox for people who look for its logs (JSON).
+    pub(crate) fn describe(&self) -> String {
+        serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "directory": self.settings.sandbox,
+            "monitor": std::process::id(),
+        })
+        .to_string()
     }
 
     /// Who the sandbox's client is.
     pub fn client(&self) -> Client {
         let publisher = self.publisher.clone();
-        Client::Containerd(Listener::new(move |news| publisher.tell(Event::News(news))))
+        let hidden = self.settings.pod.then(|| self.settings.id.clone());
+        Client::Containerd(Listener::new(move |news| match &news {
+            News::Started(key, ..) | News::Exited(key, ..)
+                if Some(&key.container) == hidden.as_ref() => {}
+            _ => publisher.tell(Event::News(news)),
+        }))
     }
 
     /// Waits until containerd has all events, or takes none.
@@ -282,7 +320,9 @@ impl Door {
             What::Bundle(bundle) => bundle::command(bundle),
             What::Process(process) => bundle::command_of(process),
         };
-        let (id, netns) = (key.container.clone(), self.netns.clone());
+        let netns = self.netns.get().cloned();
+        let netns = netns.ok_or_else(|| Refusal::Host("the sandbox has not begun".into()))?;
+        let id = key.container.clone();
         let spawned = tokio::task::spawn_blocking(move || {
             StandInProcess::spawn(StandInStart {
                 id: &id,

@@ -21,6 +21,7 @@ mod io;
 mod logger;
 mod options;
 mod place;
+mod pod;
 mod start;
 
 use std::{
@@ -36,6 +37,8 @@ pub use delete::ForceDelete;
 pub(crate) use door::{Arrival, Refusal, What};
 pub use door::{Door, Settings};
 pub(crate) use io::Addresses;
+pub(crate) use pod::Invalid;
+pub use pod::Pod;
 
 use arguments::{Action, Arguments};
 

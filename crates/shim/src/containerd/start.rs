@@ -25,7 +25,7 @@ use casemate_sandbox::{
     timeline::now_ns,
 };
 
-use super::{arguments::Arguments, options::Request, place};
+use super::{arguments::Arguments, bundle, options::Request, place};
 use crate::CONTROL_SOCKET;
 
 /// containerd tells the address of its event service in the environment.
@@ -38,6 +38,17 @@ struct Start<'a> {
     root: PathBuf,
     bundle: PathBuf,
     begun_ns: u64,
+}
+
+/// What a monitor begins with.
+struct Beginning<'a> {
+    config: Config,
+    warnings: Vec<String>,
+    netns: Option<&'a Path>,
+    hostname: &'a str,
+    cgroup: Option<&'a str>,
+    events: Option<String>,
+    is_pod: bool,
 }
 
 /// Answers in the form that this containerd understands.
@@ -55,11 +66,9 @@ pub(super) fn run(arguments: &Arguments, input: &[u8]) -> Result<Vec<u8>> {
         bundle,
         begun_ns,
     };
-    let neighbours = Neighbours::under(&start.root);
-    let host = start.read_bundle(&neighbours)?;
-    let sandbox = match start.home(&host, &neighbours)? {
-        Some(sandbox) => sandbox,
-        None => start.begin(&host, &request)?,
+    let sandbox = match bundle::is_pod(&start.bundle) {
+        true => start.begin_pod(&request)?,
+        false => start.begin_or_join(&request)?,
     };
     let address = format!("unix://{}", sandbox.join(CONTROL_SOCKET).display());
     Ok(match request.bootstrap {
@@ -103,6 +112,15 @@ impl Start<'_> {
         Ok(home.map(|neighbour| neighbour.sandbox.clone()))
     }
 
+    fn begin_or_join(&self, request: &Request) -> Result<PathBuf> {
+        let neighbours = Neighbours::under(&self.root);
+        let host = self.read_bundle(&neighbours)?;
+        match self.home(&host, &neighbours)? {
+            Some(sandbox) => Ok(sandbox),
+            None => self.begin(&host, request),
+        }
+    }
+
     /// Makes a sandbox for the container; its machine boots from now on.
     fn begin(&self, host: &HostSpec, request: &Request) -> Result<PathBuf> {
         if let Some(path) = &host.cgroups_path {
@@ -110,29 +128,54 @@ impl Start<'_> {
         }
         let config = Config::load(request.config.as_deref())?;
         let Settings { config, warnings } = Settings::new(config, host, HostSize::now())?;
+        self.spawn(Beginning {
+            config,
+            warnings,
+            netns: match &host.network {
+                NetworkNamespace::Path(path) => Some(path.as_path()),
+                NetworkNamespace::New | NetworkNamespace::Of(_) => None,
+            },
+            hostname: host.hostname.as_deref().unwrap_or(self.id.as_str()),
+            cgroup: host.cgroups_path.as_deref(),
+            events: events(request),
+            is_pod: false,
+        })
+    }
+
+    /// Makes the monitor of a pod; what the pod is like, and so how large its
+    /// machine, it hears from containerd (CreateSandbox).
+    fn begin_pod(&self, request: &Request) -> Result<PathBuf> {
+        self.spawn(Beginning {
+            config: Config::load(request.config.as_deref())?,
+            warnings: Vec::new(),
+            netns: None,
+            hostname: self.id.as_str(),
+            cgroup: None,
+            events: events(request),
+            is_pod: true,
+        })
+    }
+
+    fn spawn(&self, beginning: Beginning<'_>) -> Result<PathBuf> {
         let claim = Claim::of(&self.root, &self.id, None)?;
         let control = claim.sandbox.join(CONTROL_SOCKET);
         let listener = socket::listen(&control).with_context(|| control.display().to_string())?;
-        let netns = match &host.network {
-            NetworkNamespace::Path(path) => Some(path.as_path()),
-            NetworkNamespace::New | NetworkNamespace::Of(_) => None,
-        };
-        let events = events(request);
         let monitor = MonitorProcess::spawn(MonitorStart {
             id: &self.id,
             root: &self.root,
             sandbox: &claim.sandbox,
-            netns,
-            hostname: host.hostname.as_deref().unwrap_or(self.id.as_str()),
-            cgroup: host.cgroups_path.as_deref(),
-            config: &config,
+            netns: beginning.netns,
+            hostname: beginning.hostname,
+            cgroup: beginning.cgroup,
+            config: &beginning.config,
             debug: self.arguments.debug,
             begun_ns: self.begun_ns,
             containerd: Some(Containerd {
-                events: events.as_deref(),
+                events: beginning.events.as_deref(),
                 namespace: &self.arguments.namespace,
                 bundle: &self.bundle,
-                warnings: &warnings,
+                warnings: &beginning.warnings,
+                is_pod: beginning.is_pod,
                 listener: listener.as_fd(),
             }),
         })?;

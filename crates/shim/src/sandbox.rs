@@ -15,7 +15,7 @@ use std::{
 
 use async_trait::async_trait;
 use casemate_sandbox::{
-    CgroupFiles, Create, Error, ExitStatus, Handle, Id, Key, Stop,
+    CgroupFiles, Create, Error, ExitStatus, Handle, Key, Stop,
     neighbours::Neighbours,
     spec::{LiveHost, Split},
     state::Status,

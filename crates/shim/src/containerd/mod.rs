@@ -37,7 +37,6 @@ pub use delete::ForceDelete;
 pub(crate) use door::{Arrival, Refusal, What};
 pub use door::{Door, Settings};
 pub(crate) use io::Addresses;
-pub(crate) use pod::Invalid;
 pub use pod::Pod;
 
 use arguments::{Action, Arguments};

@@ -233,7 +233,7 @@ mod tests {
             mount(NONE, &long, Some("tmpfs"), MsFlags::empty(), NONE).unwrap();
             let place = folder.path().join("rootfs");
             fs::create_dir(&place).unwrap();
-            let layers: Vec<_> = (0..60)
+            let layers: Vec<_> = (0..90)
                 .map(|n| long.join(format!("layer-{n}/fs")))
                 .collect();
             for (n, layer) in layers.iter().enumerate() {

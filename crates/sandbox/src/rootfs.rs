@@ -260,7 +260,7 @@ mod tests {
             assert!(overlay.options.join(",").len() > MAX_OPTIONS);
             let tree = assemble(&[overlay], &place).unwrap();
             assert_eq!(read(&tree, "last").unwrap(), "0");
-            assert_eq!(read(&tree, "59").unwrap(), "x");
+            assert_eq!(read(&tree, "89").unwrap(), "x");
         });
     }
 

@@ -160,6 +160,7 @@ fn root_entry<'a>(create: &Create, place: &'a Path) -> Entry<'a> {
         readonly: false,
         recursive: true,
         readonly_below: false,
+        follows: false,
     }
 }
 
@@ -171,6 +172,7 @@ fn take_files(host: &HostSpec) -> Result<Vec<Taken>, Error> {
         readonly: share.readonly,
         recursive: share.recursive,
         readonly_below: share.readonly_below,
+        follows: share.follows,
     });
     Ok(volumes
         .map(|entry| entry.take())

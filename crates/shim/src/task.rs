@@ -42,11 +42,16 @@ pub const ATTACHED: &str = "attached";
 pub(crate) struct TaskService {
     sandbox: Handle,
     door: Option<Arc<Door>>,
+    metrics: metrics::Version,
 }
 
 impl TaskService {
     pub(crate) fn new(sandbox: Handle, door: Option<Arc<Door>>) -> Self {
-        Self { sandbox, door }
+        Self {
+            sandbox,
+            door,
+            metrics: metrics::Version::of_host(),
+        }
     }
 
     /// The door for a process with these streams; none when they have been
@@ -299,7 +304,7 @@ impl Task for TaskService {
             .stats(id(&request.id)?)
             .await
             .map_err(from_error)?;
-        let stats = metrics::to_any(&files).map_err(internal)?;
+        let stats = metrics::to_any(&files, self.metrics).map_err(internal)?;
         Ok(api::StatsResponse {
             stats: MessageField::some(stats),
             ..Default::default()

@@ -19,6 +19,7 @@ mod files;
 mod insight;
 mod installation;
 mod kill_matrix;
+mod kubernetes;
 mod life_cycle;
 mod many;
 mod network;
@@ -55,6 +56,8 @@ fn main() -> ExitCode {
         ("containerd16", containerd::scenarios(containerd::V16)),
         ("containerd17", containerd::scenarios(containerd::V17)),
         ("containerd21", containerd::scenarios(containerd::V21)),
+        ("kubernetes16", kubernetes::scenarios(containerd::V16)),
+        ("kubernetes21", kubernetes::scenarios(containerd::V21)),
         ("terminal", terminal::scenarios()),
         ("podman_life", podman_life::scenarios()),
         ("podman_build", podman_build::scenarios()),

@@ -208,6 +208,14 @@ impl<'h> Containerd<'h> {
         Configuration::of(self.host).networks()
     }
 
+    /// What the plugin that gives out addresses has noted: a file for each.
+    pub fn addresses(&self) -> Result<Vec<String>> {
+        let folder = Configuration::of(self.host).addresses().join("bridge");
+        let list = fs::read_dir(folder).into_iter().flatten();
+        list.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect()
+    }
+
     /// The folder of a task: what a shim calls the bundle.
     pub fn bundle(&self, namespace: &str, id: &str) -> PathBuf {
         let tasks = Configuration::of(self.host).tasks();

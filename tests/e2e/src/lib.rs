@@ -11,8 +11,8 @@
 //!
 //! What a scenario uses: [`Command`] (a program with a time limit), [`Typist`]
 //! (one on a terminal), [`Podman`], [`Docker`], [`Containerd`] with its client,
-//! [`Bundle`] and [`Container`] (the OCI command line called as conmon calls it),
-//! [`processes`]. `tests/README.md` shows how to write one.
+//! [`Cri`](cri::Cri) (what Kubernetes does with containerd), [`Bundle`] and [`Container`]
+//! (the OCI command line called as conmon calls it), [`processes`]. `tests/README.md` shows how to write one.
 #![forbid(unsafe_code)]
 
 pub mod bundle;
@@ -21,6 +21,7 @@ pub mod command;
 mod console;
 pub mod container;
 pub mod containerd;
+pub mod cri;
 pub mod docker;
 pub mod expect;
 mod host;
@@ -28,6 +29,7 @@ pub mod images;
 pub mod isolation;
 pub mod leak;
 pub mod mounts;
+pub mod network;
 pub mod podman;
 pub mod processes;
 mod reaper;
@@ -48,4 +50,4 @@ pub use images::{APPLICATIONS, BUSYBOX, DEBIAN, PAUSE};
 pub use podman::Podman;
 pub use runtime::{Kind, Runtime};
 pub use scenario::{Scenario, Skip};
-pub use suite::{Module, main};
+pub use suite::{Module, alone, main};

@@ -55,6 +55,11 @@ impl<'h> Configuration<'h> {
         self.folder.join("etc/cni/net.d")
     }
 
+    /// The folder in which given addresses are noted.
+    pub(super) fn addresses(&self) -> PathBuf {
+        self.folder.join("addresses")
+    }
+
     /// The folder with the shims that did not come with the engine.
     pub(super) fn programs(&self) -> PathBuf {
         self.folder.join("bin")
@@ -152,7 +157,7 @@ impl<'h> Configuration<'h> {
                 {
                     "type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
                     "ipam": {
-                        "type": "host-local", "dataDir": self.folder.join("addresses"),
+                        "type": "host-local", "dataDir": self.addresses(),
                         "ranges": [[{"subnet": "10.87.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}],
                     },
                 },

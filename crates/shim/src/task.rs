@@ -165,7 +165,12 @@ impl Task for TaskService {
             .await
             .map_err(from_error)?
             .status;
-        let allowed = policy::allow(Operation::Exec, status);
+        // The command line may wait for the container to go on; a client of
+        // containerd would wait without knowing why.
+        let allowed = match status {
+            Status::Paused => Err(Refusal::Paused),
+            status => policy::allow(Operation::Exec, status),
+        };
         allowed.map_err(|refusal| from_error(refusal.into()))?;
         let arrival = Arrival {
             key: key.clone(),
@@ -387,7 +392,15 @@ impl Task for TaskService {
     ) -> Result<api::Empty> {
         let when = match request.now {
             true => Stop::Now,
-            false => Stop::Without(id(&request.id)?),
+            false => {
+                let id = id(&request.id)?;
+                // containerd may say so of a container that it has not deleted.
+                let asked = self.sandbox.state(Key::init(id.clone()));
+                if self.door.is_some() && asked.await.is_ok() {
+                    return Ok(api::Empty::default());
+                }
+                Stop::Without(id)
+            }
         };
         self.sandbox.stop(when).await.map_err(from_error)?;
         Ok(api::Empty::default())

@@ -38,6 +38,12 @@ pub(crate) enum Error {
         interface: String,
         limit: std::time::Duration,
     },
+    /// A disk that the host has announced did not come.
+    #[error("disk {serial} did not appear within {limit:?}")]
+    NoDisk {
+        serial: String,
+        limit: std::time::Duration,
+    },
     #[error("container {0:?} does not exist")]
     NoContainer(String),
     #[error("container {container:?} has no process {exec:?}")]
@@ -104,7 +110,7 @@ impl Error {
             | Self::Hook(_)
             | Self::NoTerminal => Code::FAILED_PRECONDITION,
             Self::Child { code, .. } => *code,
-            Self::NoCard { .. } => Code::DEADLINE_EXCEEDED,
+            Self::NoCard { .. } | Self::NoDisk { .. } => Code::DEADLINE_EXCEEDED,
             Self::ChildLost(_) | Self::System { .. } => Code::INTERNAL,
         }
     }

@@ -26,6 +26,8 @@ const GROUPS: usize = 65536;
 const HOOKS: usize = 64;
 /// The kernel's own limit on lines of a uid_map (user_namespaces(7)).
 const MAPPINGS: usize = 340;
+/// VIRTIO_BLK_ID_BYTES.
+const SERIAL: usize = 20;
 const ENTROPY: usize = casemate_linux::entropy::MAX;
 /// SECCOMP_FILTER_FLAG_* that have a meaning here: TSYNC, LOG, SPEC_ALLOW,
 /// WAIT_KILLABLE_RECV. A listener would have nobody to listen.
@@ -61,8 +63,13 @@ pub(crate) fn prepare(request: &PrepareSandboxRequest) -> Result<()> {
 
 /// Checks a container's specification.
 pub(crate) fn container(spec: &ContainerSpec) -> Result<()> {
-    process(&spec.process)?;
-    absolute("rootfs", &spec.rootfs)?;
+    match spec.pause {
+        true => pause(spec)?,
+        false => {
+            process(&spec.process)?;
+            root(spec)?;
+        }
+    }
     count("mounts", spec.mounts.len(), MOUNTS)?;
     spec.mounts.iter().try_for_each(mount)?;
     count("masked paths", spec.masked_paths.len(), PATHS)?;
@@ -83,6 +90,43 @@ pub(crate) fn container(spec: &ContainerSpec) -> Result<()> {
     mappings("gid mappings", &spec.gid_mappings)?;
     namespaces(spec)?;
     cgroup::validate(&spec.cgroup)
+}
+
+/// Checks that a container without a program has nothing that needs one.
+fn pause(spec: &ContainerSpec) -> Result<()> {
+    let given = [
+        ("args", !spec.process.args.is_empty()),
+        ("terminal", spec.process.terminal),
+        ("rootfs", !spec.rootfs.is_empty() || spec.disk.is_some()),
+        ("hooks", !spec.start_hooks.is_empty()),
+        (
+            "mounts",
+            spec.mounts.iter().any(|mount| mount.shared.is_empty()),
+        ),
+    ];
+    match given.into_iter().find(|(_, given)| *given) {
+        Some((what, _)) => Err(Error::invalid(
+            what,
+            "a pod's sandbox container must have none",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Checks where the root file system is said to be.
+fn root(spec: &ContainerSpec) -> Result<()> {
+    let Some(disk) = spec.disk.as_ref() else {
+        return absolute("rootfs", &spec.rootfs);
+    };
+    if !spec.rootfs.is_empty() {
+        return Err(Error::invalid("rootfs", "is given beside a disk"));
+    }
+    // It becomes the name of a folder.
+    id("disk", &disk.serial)?;
+    count("bytes of a disk's serial", disk.serial.len(), SERIAL)?;
+    [&disk.fstype, &disk.data]
+        .into_iter()
+        .try_for_each(|text| no_zero("disk", text))
 }
 
 /// Checks a process.
@@ -294,6 +338,39 @@ mod tests {
             let mut bad = good.clone();
             spoil(&mut bad);
             assert!(super::process(&bad).is_err(), "case {n}");
+        }
+    }
+
+    #[test]
+    fn a_root_is_in_one_place() {
+        let disk = |serial: &str, fstype: &str| ContainerSpec {
+            disk: Some(casemate_protocol::agent::Disk {
+                serial: serial.into(),
+                fstype: fstype.into(),
+                ..Default::default()
+            })
+            .into(),
+            ..ContainerSpec::default()
+        };
+        let folder = ContainerSpec {
+            rootfs: "/run/x".into(),
+            ..ContainerSpec::default()
+        };
+        assert!(root(&folder).is_ok() && root(&disk("a1", "ext4")).is_ok());
+        let both = ContainerSpec {
+            rootfs: "/run/x".into(),
+            ..disk("a1", "ext4")
+        };
+        let long = "x".repeat(SERIAL + 1);
+        let bad = [
+            ContainerSpec::default(),
+            both,
+            disk("..", "ext4"),
+            disk(&long, "ext4"),
+            disk("a1", "ext4\0"),
+        ];
+        for (n, spec) in bad.iter().enumerate() {
+            assert!(root(spec).is_err(), "case {n}");
         }
     }
 }

@@ -41,6 +41,7 @@ mod child;
 mod console;
 mod container;
 mod control;
+mod disks;
 mod error;
 mod limits;
 mod loopback;

@@ -19,8 +19,8 @@ use casemate_linux::{
 };
 use casemate_protocol::{
     agent::{
-        AddProcessRequest, CreateContainerRequest, Mount, PrepareSandboxRequest, ProcessRef, Span,
-        UpdateNetworkRequest,
+        AddProcessRequest, ContainerSpec, CreateContainerRequest, Mount, PrepareSandboxRequest,
+        ProcessRef, Span, UpdateNetworkRequest,
     },
     paths::SHARE,
     stream::StreamHello,
@@ -37,6 +37,7 @@ use crate::{
     child::{namespaces::Plan, sysctl},
     console::say,
     container::{Container, Process, birth},
+    disks::Disk,
     error::{Doing, Error, Result},
     limits,
     network::Network,
@@ -48,8 +49,9 @@ use crate::{
 };
 
 /// How long the end of all processes, and the writing back of all file
-/// systems, may take before the VM is powered off anyway.
-const END_LIMIT: Duration = Duration::from_secs(10);
+/// systems, may take before the VM is powered off anyway. Where there are no
+/// disks, the host does not wait as long.
+const END_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long an answer is given to leave before the thread does something else.
 const ANSWER_TIME: Duration = Duration::from_millis(1);
@@ -130,13 +132,8 @@ impl Sandbox {
         limits::container(&request.spec)?;
         let plan = self.plan(&request)?;
         self.reserve(id)?;
-        let mounts = &mut request.spec.mut_or_insert_default().mounts;
-        let provided = self.state().shared_memory.provide(id, mounts);
-        let made = match provided {
-            Ok(()) => birth::create(id, &request.spec, plan, &self.reaper).await,
-            Err(error) => Err(error),
-        };
-        match made {
+        let spec = request.spec.mut_or_insert_default();
+        match self.make(id, spec, plan).await {
             Ok((container, spans)) => {
                 let pid = container.init.pid;
                 let container = Arc::new(container);
@@ -148,6 +145,47 @@ impl Sandbox {
                 self.settle(id, None);
                 Err(error)
             }
+        }
+    }
+
+    /// Makes a container whose id is reserved.
+    async fn make(
+        &self,
+        id: &str,
+        spec: &mut ContainerSpec,
+        plan: Plan,
+    ) -> Result<(Container, Vec<Span>)> {
+        let mounts = &mut spec.mounts;
+        self.state().shared_memory.provide(id, mounts)?;
+        let Some(wanted) = spec.disk.as_ref() else {
+            return birth::create(id, spec, plan, &self.reaper).await;
+        };
+        let began = now();
+        let disk = Disk::mount(wanted, &self.reaper).await?;
+        spec.rootfs = disk.place().to_string_lossy().into_owned();
+        let mounted = span("disk", began, now());
+        match birth::create(id, spec, plan, &self.reaper).await {
+            Ok((mut container, mut spans)) => {
+                container.disk = Some(disk);
+                spans.insert(0, mounted);
+                Ok((container, spans))
+            }
+            Err(error) => {
+                disk.release(&self.reaper).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends every process of a container and lets go what it was made of.
+    async fn clear(&self, container: &Container) -> Result<()> {
+        // An earlier attempt may have got as far as the disk.
+        if container.cgroup.path().exists() {
+            container.cgroup.remove().await?;
+        }
+        match &container.disk {
+            Some(disk) => disk.release(&self.reaper).await,
+            None => Ok(()),
         }
     }
 
@@ -197,7 +235,7 @@ impl Sandbox {
             return Err(Error::Stopped(container.id.clone()));
         }
         self.complete(&container)?;
-        container.reserve(exec)?;
+        container.reserve(exec, &request.process.args[0])?;
         let added = birth::add(&container, &request.process, &request.streams, &self.reaper).await;
         container.settle(exec, added.as_ref().ok().map(Arc::clone));
         self.settled.notify_waiters();
@@ -223,7 +261,7 @@ impl Sandbox {
     pub(crate) async fn remove(self: Arc<Self>, id: String) -> Result<()> {
         let container = self.container(&id)?;
         self.state().containers.insert(id.clone(), Slot::Reserved);
-        let removed = container.cgroup.remove().await;
+        let removed = self.clear(&container).await;
         if let Err(error) = forget_unused_files() {
             say(format_args!("container {id}: {error}"));
         }
@@ -277,7 +315,7 @@ impl Sandbox {
         let emptied = async {
             for (_, slot) in &containers {
                 if let Slot::Made(container) = slot
-                    && let Err(error) = container.cgroup.remove().await
+                    && let Err(error) = self.clear(container).await
                 {
                     say(format_args!("container {}: {error}", container.id));
                 }

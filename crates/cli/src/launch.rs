@@ -22,7 +22,8 @@ use casemate_sandbox::{
     claim::Claim,
     neighbours::Neighbours,
     processes::{MonitorProcess, MonitorStart, StandInProcess, StandInStart},
-    size,
+    settings::Settings,
+    size::HostSize,
     spec::{self, Bundle, HostPath, HostSpec, LiveHost, NetworkNamespace},
     stand_in::{self, Announcement},
     timeline::now_ns,
@@ -52,12 +53,15 @@ pub struct Launched {
 pub fn launch(global: &Global, arguments: &Create, foreground: bool) -> Result<Launched> {
     let begun_ns = now_ns();
     let place = Place::of(global, &arguments.id)?;
-    let mut config = Config::load(global.config.as_deref())?;
+    let config = Config::load(global.config.as_deref())?;
     let bundle = fs::canonicalize(&arguments.bundle)
         .with_context(|| format!("bundle {}", arguments.bundle.display()))?;
     let neighbours = Neighbours::under(place.root());
     let host = read_bundle(&place, &bundle, &neighbours)?;
     refuse(global, arguments, &host, foreground)?;
+    // Those of a container that joins a sandbox come too late to change that, but
+    // not to be wrong.
+    let Settings { config, warnings } = Settings::new(config, &host, HostSize::now())?;
     let home = neighbours.home(&host)?.map(|other| other.sandbox.as_path());
     let claim = Claim::of(place.root(), &place.id, home)?;
     let streams = terminal::streams(arguments.console_socket.as_deref(), host.terminal)?;
@@ -75,9 +79,9 @@ pub fn launch(global: &Global, arguments: &Create, foreground: bool) -> Result<L
     let monitor = match home {
         Some(_) => None,
         None => {
-            let machine = &config.machine;
-            let resources = host.resources.as_ref();
-            config.machine = size::machine(machine, resources, size::HostSize::now());
+            for warning in warnings {
+                tracing::warn!("{warning}");
+            }
             Some(MonitorProcess::spawn(MonitorStart {
                 id: &place.id,
                 root: place.root(),

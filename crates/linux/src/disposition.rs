@@ -24,6 +24,17 @@ const LAST: i32 = 64;
 /// parent's handlers, exec keeps ignored signals ignored: neither is wanted in
 /// a program that someone else wrote.
 pub fn reset_all() {
+    reset_actions();
+    // SAFETY: the set is initialized by sigemptyset before it is read.
+    unsafe {
+        let mut none = std::mem::MaybeUninit::uninit();
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+/// Gives every signal its default action, whether it is blocked or not.
+pub(crate) fn reset_actions() {
     // Struct sigaction as the kernel has it: handler (SIG_DFL is zero), flags,
     // restorer, mask.
     let default = [0_u64; 4];
@@ -40,12 +51,6 @@ pub fn reset_all() {
                 size_of::<u64>(),
             );
         }
-    }
-    // SAFETY: the set is initialized by sigemptyset before it is read.
-    unsafe {
-        let mut none = std::mem::MaybeUninit::uninit();
-        libc::sigemptyset(none.as_mut_ptr());
-        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
     }
 }
 

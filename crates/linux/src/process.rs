@@ -6,6 +6,7 @@
 
 use std::{
     convert::Infallible,
+    ffi::CStr,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     panic::AssertUnwindSafe,
@@ -224,6 +225,29 @@ pub fn die_with_parent(parent: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Has the process lists show this command instead of the arguments that the
+/// process was made with. The name of the thread is left.
+///
+/// # Errors
+/// EPERM without CAP_SYS_RESOURCE outside of every user namespace.
+pub fn show_as(command: &CStr) -> io::Result<()> {
+    // Never given back, and on the heap: nobody is shown what is in a file.
+    let kept = Box::leak(Box::<[u8]>::from(command.to_bytes_with_nul()));
+    let bytes = kept.as_ptr_range();
+    // The beginning first: at no time may it lie behind the end.
+    for (which, address) in [
+        (libc::PR_SET_MM_ARG_START, bytes.start),
+        (libc::PR_SET_MM_ARG_END, bytes.end),
+    ] {
+        // SAFETY: the kernel only notes where it is to read; what is there
+        // stays for the life of the program.
+        check(i64::from(unsafe {
+            libc::prctl(libc::PR_SET_MM, which, address, 0_u64, 0_u64)
+        }))?;
+    }
+    Ok(())
+}
+
 /// Replaces the program of this process. Returns only when that fails.
 ///
 /// # Errors
@@ -282,6 +306,22 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
         let error = exec(b"/bad\0name", &[], &[]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_process_can_be_shown_as_something_else() {
+        let shown = spawn(Birth::default(), || {
+            match show_as(c"/other") {
+                Err(error) if error.raw_os_error() == Some(libc::EPERM) => return 2,
+                other => other.unwrap(),
+            }
+            let command = std::fs::read("/proc/self/cmdline").unwrap();
+            i32::from(command == b"/other\0")
+        });
+        match shown.unwrap().wait().unwrap() {
+            Exit::Code(2) => println!("skipped: needs CAP_SYS_RESOURCE"),
+            exit => assert_eq!(exit, Exit::Code(1)),
+        }
     }
 
     #[test]

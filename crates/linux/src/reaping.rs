@@ -3,7 +3,9 @@
 
 use std::io;
 
-use crate::{check, process::Exit};
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::{check, disposition::reset_actions, process::Exit};
 
 /// Reaps one ended child of this process, if there is any: its id and how it
 /// ended. Meant for the one place of a process that reaps.
@@ -29,10 +31,42 @@ pub fn next_ended() -> io::Result<Option<(u32, Exit)>> {
     Ok(Some((pid as u32, exit)))
 }
 
+/// The life of a process that has nothing to do but to reap until it is told to
+/// end.
+#[derive(Debug)]
+pub struct Vigil(SigSet);
+
+impl Vigil {
+    /// From here on no end of a child and no word to end is missed. Signals
+    /// besides these have their default action.
+    ///
+    /// # Errors
+    /// None known.
+    pub fn begin() -> io::Result<Self> {
+        let mut awaited = SigSet::empty();
+        for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT] {
+            awaited.add(signal);
+        }
+        awaited.thread_block()?;
+        reset_actions();
+        Ok(Self(awaited))
+    }
+
+    /// Reaps until SIGTERM or SIGINT comes.
+    pub fn keep(self) {
+        loop {
+            while let Ok(Some(_)) = next_ended() {}
+            if let Ok(Signal::SIGTERM | Signal::SIGINT) = self.0.wait() {
+                return;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::{Birth, spawn};
+    use crate::process::{Birth, Namespaces, spawn};
 
     #[test]
     fn the_ended_are_told_one_by_one() {
@@ -62,5 +96,49 @@ mod tests {
         })
         .unwrap();
         assert_eq!(reaper.wait().unwrap(), Exit::Code(1));
+    }
+
+    /// As the first process of a PID namespace, whom other signals do not harm.
+    #[test]
+    fn a_vigil_reaps_and_ends_when_told() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: a PID namespace needs root");
+            return;
+        }
+        let (ready, mut told) = io::pipe().unwrap();
+        let birth = Birth {
+            namespaces: Some(Namespaces::CLONE_NEWPID),
+            ..Birth::default()
+        };
+        let first = spawn(birth, || {
+            let vigil = Vigil::begin().unwrap();
+            spawn(Birth::default(), || 0).unwrap();
+            io::Write::write_all(&mut told, b"x").unwrap();
+            vigil.keep();
+            0
+        })
+        .unwrap();
+        io::Read::read_exact(&mut &ready, &mut [0]).unwrap();
+        let children = format!("/proc/{0}/task/{0}/children", first.pid());
+        while !std::fs::read_to_string(&children).unwrap().is_empty() {
+            std::thread::yield_now();
+        }
+        for harmless in [libc::SIGHUP, libc::SIGUSR1, libc::SIGRTMIN() + 3] {
+            first.signal(harmless).unwrap();
+        }
+        assert_eq!(first.try_wait().unwrap(), None);
+        first.signal(libc::SIGINT).unwrap();
+        assert_eq!(first.wait().unwrap(), Exit::Code(0));
+    }
+
+    #[test]
+    fn being_told_before_the_vigil_is_kept_counts() {
+        let told = spawn(Birth::default(), || {
+            let vigil = Vigil::begin().unwrap();
+            nix::sys::signal::raise(Signal::SIGTERM).unwrap();
+            vigil.keep();
+            0
+        });
+        assert_eq!(told.unwrap().wait().unwrap(), Exit::Code(0));
     }
 }

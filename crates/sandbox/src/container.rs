@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, rc::Rc, time::Duration};
 
+use casemate_hypervisor::DeviceId;
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 
@@ -140,6 +141,8 @@ pub(crate) struct Container {
     pub(crate) execs: BTreeMap<Id, Process>,
     /// All its processes are frozen.
     pub(crate) paused: bool,
+    /// What its root file system is on, if the machine has a disk for it.
+    pub(crate) disk: Option<DeviceId>,
     /// For when it runs out of memory.
     pub(crate) out_of_memory: Rc<Notice>,
     /// How long the hooks in the guest may take at its start.
@@ -189,7 +192,10 @@ impl Container {
             status: self.status(None).unwrap_or(Status::Stopped),
             pid: self.init.pid,
             bundle: self.bundle.clone(),
-            rootfs: self.host.rootfs.as_path().to_owned(),
+            rootfs: match &self.host.rootfs {
+                Some(rootfs) => rootfs.as_path().to_owned(),
+                None => PathBuf::new(),
+            },
             created: self.created.clone(),
             owner: "root".to_owned(),
             annotations: self.host.annotations.clone(),

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use crate::{
-    agent, cgroup, hooks, identifier, ledger, machine, network, policy, rootfs, share, spec, state,
-    stdio,
+    agent, cgroup, disk, hooks, identifier, ledger, machine, network, policy, rootfs, share, spec,
+    state, stdio,
 };
 
 /// Why a request was not fulfilled.
@@ -134,6 +134,7 @@ macro_rules! on_the_host {
 
 on_the_host!(
     cgroup::Error,
+    disk::Error,
     ledger::Error,
     rootfs::Error,
     share::Error,

@@ -1,6 +1,5 @@
-//! The part that a container plays in a pod, by the annotations of who made it:
-//! containerd's CRI plugin, or CRI-O, whose words Podman uses for its pods as
-//! well.
+//! The part that a container plays in a pod of Kubernetes, by the annotations of
+//! who made it: containerd's CRI plugin, or CRI-O.
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -255,6 +255,8 @@ pub struct Containerd<'a> {
     pub namespace: &'a str,
     /// Bundle of the first container.
     pub bundle: &'a Path,
+    /// What its log is to say first.
+    pub warnings: &'a [String],
     /// Where it will connect, listening already.
     pub listener: BorrowedFd<'a>,
 }
@@ -343,6 +345,9 @@ fn command_line(start: MonitorStart<'_>) -> Vec<String> {
             say("--containerd-events", address.to_owned());
         }
         say("--bundle", path(client.bundle));
+        for warning in client.warnings {
+            say("--warning", warning.clone());
+        }
     }
     line
 }

@@ -70,7 +70,8 @@ pub struct State {
     pub pid: u32,
     /// Absolute path of the bundle.
     pub bundle: PathBuf,
-    /// Absolute path of the root file system on the host.
+    /// Absolute path of the root file system on the host; empty for a pod's
+    /// sandbox container, which has none.
     pub rootfs: PathBuf,
     /// Time of creation, RFC 3339 with nanoseconds, UTC.
     pub created: String,

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use casemate_hypervisor::{Hypervisor, Vm};
+use casemate_hypervisor::{DeviceId, Hypervisor, Vm};
 use casemate_linux::{process::Child, reactor, view::View};
 use casemate_protocol::agent as message;
 use oci_spec::runtime::Hooks;
@@ -21,8 +21,9 @@ use tokio::{
 };
 
 use crate::{
-    agent::{Agent, printable},
+    agent::{self, Agent, printable},
     container::{ExitStatus, Reply},
+    disk::RootDisk,
     error::Error,
     facade::Facade,
     handle::{CgroupFiles, Create, GuestProcess},
@@ -46,6 +47,9 @@ use crate::{
 /// How long a guest may take to power off before its VM is killed.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long a guest may take to write to a disk what it has kept in memory.
+const WRITE_BACK_LIMIT: Duration = Duration::from_secs(60);
+
 /// How long a monitor stays without a container to begin with.
 const DESERTION: Duration = Duration::from_secs(30);
 
@@ -56,18 +60,24 @@ pub(crate) struct ReadBundle {
     pub(crate) guest: GuestSpec,
     /// Copies of the mounts that the guest is to see.
     pub(crate) files: Vec<Taken>,
+    /// The root file system, if it is no folder of the host.
+    pub(crate) disk: Option<RootDisk>,
 }
 
 /// A process that the guest has made.
 pub(crate) struct Made {
     pub(crate) outputs: Outputs,
     pub(crate) input: Option<Input>,
+    /// What the machine was given for it.
+    pub(crate) disk: Option<DeviceId>,
     pub(crate) timeline: Timeline,
 }
 
 /// What a container is made from.
 pub(crate) struct Creation {
     pub(crate) key: Key,
+    pub(crate) vm: Arc<dyn Vm>,
+    pub(crate) disk: Option<RootDisk>,
     pub(crate) agent: Agent,
     pub(crate) hybrid: PathBuf,
     pub(crate) network: network::Handle,
@@ -96,15 +106,19 @@ pub(crate) fn read_bundle(
     let mut bundle = within(view, || {
         read_bundle_here(create, &Neighbours::known(containers))
     })?;
-    let place = bundle.host.rootfs.as_path();
-    let root = match create.rootfs.as_slice() {
-        [] => within(view, || Ok(root_entry(create, place).take()?)),
-        mounts => within(view, || {
-            let tree = rootfs::assemble(mounts, place)?;
-            Ok(root_entry(create, place).of(tree, true)?)
-        }),
-    };
-    bundle.files.push(root?);
+    if let Some(place) = &bundle.host.rootfs
+        && bundle.disk.is_none()
+    {
+        let place = place.as_path();
+        let root = within(view, || match create.rootfs.as_slice() {
+            [] => Ok(root_entry(create, place).take()?),
+            mounts => {
+                let tree = rootfs::assemble(mounts, place)?;
+                Ok(root_entry(create, place).of(tree, true)?)
+            }
+        });
+        bundle.files.push(root?);
+    }
     Ok(bundle)
 }
 
@@ -128,9 +142,11 @@ fn read_bundle_here(create: &Create, containers: &Neighbours) -> Result<ReadBund
         directory: &directory,
     };
     let split = spec::split(&spec, bundle, &spec::LiveHost(containers))?;
+    let disk = RootDisk::of(&create.rootfs)?;
     Ok(ReadBundle {
         oci_version: spec.version().clone(),
         files: take_files(&split.host)?,
+        disk,
         host: split.host,
         guest: split.guest,
     })
@@ -203,13 +219,43 @@ pub(crate) fn spawn_watch(ready: &Ready, events: UnboundedSender<Event>) {
     });
 }
 
-/// Hooks, then the guest's part, then the streams.
+/// The disk, then hooks, then the guest's part, then the streams.
 pub(crate) fn spawn_create(creation: Creation, events: UnboundedSender<Event>) {
     spawn_local(async move {
         let key = creation.key.clone();
-        let result = create(creation).await;
+        let result = create_on_disk(creation).await;
         report(&events, Event::Made(key, Box::new(result)));
     });
+}
+
+/// Plugs the disk of the root file system, if there is one: it is on its way to
+/// the guest while the rest goes on.
+async fn create_on_disk(mut creation: Creation) -> Result<Made, Error> {
+    let Some(disk) = creation.disk.take() else {
+        return create(creation).await;
+    };
+    let begin = now_ns();
+    let vm = Arc::clone(&creation.vm);
+    let (disk, device) = disk.plug(vm.as_ref()).await?;
+    creation.timeline.until_now("host", "plug the disk", begin);
+    creation.guest.disk = protobuf::MessageField::some(disk);
+    match create(creation).await {
+        Ok(made) => Ok(Made {
+            disk: Some(device),
+            ..made
+        }),
+        Err(error) => {
+            unplug(vm.as_ref(), &device).await;
+            Err(error)
+        }
+    }
+}
+
+/// Takes a disk out of the machine, when the guest does not use it any more.
+async fn unplug(vm: &dyn Vm, disk: &DeviceId) {
+    if let Err(error) = vm.unplug(disk).await {
+        tracing::warn!(%disk, %error, "a disk stays in the machine");
+    }
 }
 
 async fn create(mut creation: Creation) -> Result<Made, Error> {
@@ -259,6 +305,7 @@ async fn create(mut creation: Creation) -> Result<Made, Error> {
     Ok(Made {
         outputs,
         input,
+        disk: None,
         timeline,
     })
 }
@@ -324,6 +371,7 @@ pub(crate) fn spawn_exec(
         Ok(Made {
             outputs,
             input,
+            disk: None,
             // A container may have any number of execs.
             timeline: Timeline::default(),
         })
@@ -585,6 +633,8 @@ pub(crate) struct Remains {
     pub(crate) directory: PathBuf,
     /// The agent, where the guest lives on and has the container.
     pub(crate) guest: Option<Agent>,
+    /// The disk that is in the machine for it.
+    pub(crate) disk: Option<(Arc<dyn Vm>, DeviceId)>,
     /// The sandbox's share, which does not wait for this to go.
     pub(crate) share: Weak<Share>,
     /// Hooks, and the state that they are told.
@@ -597,11 +647,7 @@ pub(crate) struct Remains {
 pub(crate) fn spawn_removal(remains: Remains, events: UnboundedSender<Event>) {
     spawn_local(async move {
         let key = &remains.key;
-        if let Some(agent) = &remains.guest
-            && let Err(error) = agent.remove_container(&key.container()).await
-        {
-            tracing::warn!(container = %key, %error, "the guest did not remove it");
-        }
+        leave_guest(&remains).await;
         if let Some(share) = remains.share.upgrade()
             && let Err(error) = share.remove_container(key.container.as_str())
         {
@@ -630,6 +676,38 @@ pub(crate) fn spawn_removal(remains: Remains, events: UnboundedSender<Event>) {
     });
 }
 
+/// Has the guest let go of a container, and takes its disk away.
+async fn leave_guest(remains: &Remains) {
+    let Some(agent) = &remains.guest else { return };
+    let agent = match remains.disk {
+        Some(_) => agent.with_more_time(WRITE_BACK_LIMIT),
+        None => agent.clone(),
+    };
+    let removed = agent.remove_container(&remains.key.container()).await;
+    if let (Some((vm, _)), Err(error)) = (&remains.disk, &removed)
+        && is_farewell(error)
+        && timeout(WRITE_BACK_LIMIT, vm.exited()).await.is_ok()
+    {
+        return;
+    }
+    if let Err(error) = removed {
+        tracing::warn!(container = %remains.key, %error, "the guest did not remove it");
+    }
+    if let Some((vm, disk)) = &remains.disk {
+        unplug(vm.as_ref(), disk).await;
+    }
+}
+
+/// What a guest says that is powering off: it lets go of everything as well.
+fn is_farewell(error: &agent::Error) -> bool {
+    use agent::Error::{Lost, Refused};
+    match error {
+        Lost { .. } => true,
+        Refused { code, .. } => *code == ttrpc::Code::NOT_FOUND,
+        _ => false,
+    }
+}
+
 /// Hooks after the start; what they do wrong is only logged.
 pub(crate) fn spawn_poststart(hooks: Hooks, state: State) {
     spawn_local(async move {
@@ -649,18 +727,25 @@ pub(crate) fn spawn_poststart(hooks: Hooks, state: State) {
 
 /// Lets the guest write back what it has and power off; kills the VM when that
 /// takes too long. The machine's watch reports the end.
-pub(crate) fn spawn_power_off(ready: &Ready) {
+pub(crate) fn spawn_power_off(ready: &Ready, has_disks: bool) {
     let vm: Arc<dyn Vm> = Arc::clone(&ready.vm);
-    let agent = ready.agent.clone();
+    let more = match has_disks {
+        true => WRITE_BACK_LIMIT,
+        false => Duration::ZERO,
+    };
+    let agent = ready.agent.with_more_time(more);
     spawn_local(async move {
         let polite = async {
             if let Err(error) = agent.shutdown(&message::Empty::default()).await {
                 tracing::warn!(%error, "the guest did not shut down");
                 return;
             }
-            vm.exited().await;
+            // Who has a disk in it waits for its end, and everything is written.
+            if !has_disks {
+                vm.exited().await;
+            }
         };
-        let _ = timeout(POWER_OFF_LIMIT, polite).await;
+        let _ = timeout(POWER_OFF_LIMIT + more, polite).await;
         vm.kill();
     });
 }

@@ -27,6 +27,7 @@ use casemate_protocol::{HOST_CONTROL_PORT, agent as message, agent_ttrpc};
 use casemate_sandbox::{
     Client, Create, Error, Handle, Id, Key, Options, Stop, layout,
     ledger::Ledger,
+    rootfs::RootMount,
     stand_in::{Announcement, Attachment, receive},
     state::{State, Status},
     timeline::Timeline,
@@ -282,7 +283,7 @@ async fn create(
     let create = Create {
         id: id.clone(),
         bundle: bundle(house, name),
-        rootfs: Vec::new(),
+        rootfs: rootfs(house, name),
     };
     handle.create(create).await?;
     Ok(Key::init(id))
@@ -317,6 +318,21 @@ fn bundle(house: House<'_>, name: &str) -> PathBuf {
     let file = fs::File::create(bundle.join("config.json")).expect("config.json");
     serde_json::to_writer(file, &spec).expect("config.json");
     bundle
+}
+
+/// The root file system of any but the first is on a disk.
+fn rootfs(house: House<'_>, name: &str) -> Vec<RootMount> {
+    if name == "web" {
+        return Vec::new();
+    }
+    let image = house.folder.join(format!("image-{name}"));
+    fs::File::create(&image).expect("image");
+    vec![RootMount {
+        fstype: "ext4".into(),
+        source: image,
+        options: vec!["loop".into()],
+        ..RootMount::default()
+    }]
 }
 
 /// A stand-in without a process: its end of the control socket.

@@ -2,6 +2,7 @@
 
 mod clients;
 mod ends;
+mod sandbox;
 
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
             .map(|one| one.only_vm("runc's containers can be in namespaces of everybody")),
     );
     all.extend(ends::scenarios());
+    all.extend(sandbox::scenarios());
     all.extend(clients::scenarios());
     all
 }

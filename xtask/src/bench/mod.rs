@@ -4,11 +4,13 @@ pub(crate) mod boot;
 mod bundle;
 mod exec;
 mod network;
+mod overhead;
 mod pod;
 mod podman;
 mod runtime;
 mod start;
 mod turns;
+mod weight;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -30,6 +32,8 @@ enum Measurement {
     Exec(turns::Options),
     /// TCP streams and round trips to a container, beside bare QEMU on the same bridge
     Network(network::Options),
+    /// Memory and processor time of an idle pod, for the overhead of a RuntimeClass
+    Overhead(overhead::Options),
     /// A pod's start and `ctr run` by containerd, beside runc; memory of an idle pod
     Pod(turns::Options),
 }
@@ -41,6 +45,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Measurement::Start(options) => start::run(options),
         Measurement::Exec(options) => exec::run(options),
         Measurement::Network(options) => network::run(options),
+        Measurement::Overhead(options) => overhead::run(options),
         Measurement::Pod(options) => pod::run(options),
     }
 }

@@ -6,7 +6,7 @@ use casemate_protocol::agent::Process;
 use nix::sys::stat::{Mode, umask};
 
 use super::{
-    Hooks, Prepared, credentials,
+    Hooks, Prepared, Work, credentials,
     init::{become_root, new_session},
     namespaces::{self, Kinds},
     program::Program,
@@ -40,9 +40,9 @@ pub(crate) fn set_up<'a>(
         }
         ProcessEnds::Terminal => Some(terminal::make(&Root::own()?, process, false)?),
     };
+    let program = Program::find(credentials::assume(process)?)?;
     Ok(Prepared {
-        hooks: Hooks::default(),
-        program: Program::find(credentials::assume(process)?)?,
+        work: Work::Program(program, Hooks::default()),
         spans: Vec::new(),
         terminal,
     })

@@ -10,7 +10,7 @@ use nix::{
 };
 
 use super::{
-    Hooks, Prepared, credentials, devices, masks,
+    Hooks, Prepared, Work, credentials, devices, masks,
     mounts::{self, Sources},
     namespaces::Plan,
     program::Program,
@@ -34,11 +34,7 @@ pub(crate) fn set_up<'a>(
     born: u64,
 ) -> Result<Prepared<'a>> {
     let mut timeline = Timeline::since(born);
-    plan.complete()?;
-    new_session(id)?;
-    if plan.makes_network() {
-        interface::set_up("lo").doing(|| "bring up lo".into())?;
-    }
+    enter_namespaces(id, plan)?;
     timeline.mark("namespaces");
 
     // While it is still the guest's root who asks: paths to the sources may
@@ -78,15 +74,26 @@ pub(crate) fn set_up<'a>(
 
     let program = Program::find(credentials::assume(&spec.process)?)?;
     timeline.mark("credentials");
+    let hooks = Hooks {
+        list: &spec.start_hooks,
+        state: &spec.hook_state,
+    };
     Ok(Prepared {
-        program,
-        hooks: Hooks {
-            list: &spec.start_hooks,
-            state: &spec.hook_state,
-        },
+        work: Work::Program(program, hooks),
         spans: timeline.into_spans(),
         terminal,
     })
+}
+
+/// Completes the namespaces of a container, which its first process was born
+/// in.
+pub(super) fn enter_namespaces(id: &str, plan: &Plan) -> Result<()> {
+    plan.complete()?;
+    new_session(id)?;
+    if plan.makes_network() {
+        interface::set_up("lo").doing(|| "bring up lo".into())?;
+    }
+    Ok(())
 }
 
 /// A session, for a controlling terminal, and a keyring of its own.
@@ -104,7 +111,8 @@ pub(super) fn become_root() -> Result<()> {
     setresuid(uid, uid, uid).doing(|| "setuid to root of the user namespace".into())
 }
 
-fn names(spec: &ContainerSpec) -> Result<()> {
+/// Sets what the container's namespaces are called.
+pub(super) fn names(spec: &ContainerSpec) -> Result<()> {
     if !spec.hostname.is_empty() {
         sethostname(&spec.hostname).doing(|| format!("set hostname {:?}", spec.hostname))?;
     }

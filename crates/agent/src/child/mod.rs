@@ -28,6 +28,7 @@ pub(crate) mod init;
 mod masks;
 mod mounts;
 pub(crate) mod namespaces;
+pub(crate) mod pause;
 mod program;
 mod root;
 pub(crate) mod sysctl;
@@ -40,14 +41,20 @@ use program::Program;
 /// it but a host that asks in spite of the error that it got.
 const FAILED: i32 = 1;
 
-/// A process that only has to execute its program.
+/// A process that only has to begin its work.
 pub(crate) struct Prepared<'a> {
-    program: Program<'a>,
-    /// What runs before it.
-    hooks: Hooks<'a>,
+    work: Work<'a>,
     spans: Vec<Span>,
     /// Master of its terminal, which the agent takes a copy of.
     terminal: Option<OwnedFd>,
+}
+
+/// What a process is for.
+enum Work<'a> {
+    /// To execute a program, after hooks.
+    Program(Program<'a>, Hooks<'a>),
+    /// To be there for others.
+    Pause,
 }
 
 /// Hooks with their standard input.
@@ -57,7 +64,7 @@ pub(crate) struct Hooks<'a> {
     state: &'a [u8],
 }
 
-/// Body of a child: sets up, reports, waits for the start, executes. `keep`
+/// Body of a child: sets up, reports, waits for the start, does its work. `keep`
 /// are the descriptors it needs; every other one of the agent's is closed, so
 /// that no stream of another process stays open here.
 pub(crate) fn run<'a>(
@@ -86,8 +93,13 @@ fn become_program<'a>(
     if !link.told() {
         return Ok(FAILED);
     }
-    hooks::run(prepared.hooks.list, prepared.hooks.state)?;
-    match prepared.program.execute()? {}
+    match prepared.work {
+        Work::Program(program, hooks) => {
+            hooks::run(hooks.list, hooks.state)?;
+            match program.execute()? {}
+        }
+        Work::Pause => pause::stay(),
+    }
 }
 
 /// Sheds what a fork has inherited from the agent.

@@ -16,7 +16,7 @@ use casemate_linux::mount::{Within, attach, attr, clone_tree, open_in, set_attri
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open, openat, readlinkat},
-    mount::{MntFlags, MsFlags, umount2},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sys::stat::{Mode, SFlag, mkdirat, mknodat},
     unistd::{chdir, fchdir, pivot_root},
 };
@@ -46,6 +46,20 @@ impl Root {
         let place = open(place, flags, Mode::empty()).doing(|| format!("open {place}"))?;
         attach(source.as_fd(), place.as_fd()).doing(|| "attach the root file system".into())?;
         Ok(Self(source))
+    }
+
+    /// A root in which nothing is and nothing can be made, attached at `place`
+    /// in the mount namespace of the calling process.
+    pub(super) fn empty(place: &str) -> Result<Self> {
+        let flags =
+            MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        let options = Some("mode=555,size=4k,nr_inodes=1");
+        mount(Some("empty"), place, Some("tmpfs"), flags, options)
+            .doing(|| "mount an empty root file system".into())?;
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Ok(Self(
+            open(place, flags, Mode::empty()).doing(|| format!("open {place}"))?,
+        ))
     }
 
     /// The root of the calling process.

@@ -51,8 +51,7 @@ pub(crate) async fn create(
     timeline.mark("cgroup");
     match make_init(id, spec, &plan, &cgroup, reaper, &mut timeline).await {
         Ok(init) => {
-            let rules = &spec.cgroup.device_rules;
-            let container = Container::new(id, cgroup, plan.kinds(), init, rules);
+            let container = Container::new(id, cgroup, plan.kinds(), init, spec);
             Ok((container, timeline.into_spans()))
         }
         Err(error) => {
@@ -76,8 +75,9 @@ async fn make_init(
     let mut keep = theirs.descriptors();
     keep.extend(plan.descriptors());
     let body = || {
-        child::run(&child_link, &keep, || {
-            child::init::set_up(id, spec, plan, &theirs, cgroup.path(), began)
+        child::run(&child_link, &keep, || match spec.pause {
+            true => child::pause::set_up(id, spec, plan, &theirs, began),
+            false => child::init::set_up(id, spec, plan, &theirs, cgroup.path(), began),
         })
     };
     let unborn = if plan.joins_user() {

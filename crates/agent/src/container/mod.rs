@@ -9,11 +9,14 @@ use std::{
 };
 
 use casemate_linux::{process::signal_pidfd, terminal};
-use casemate_protocol::agent::{DeviceRule, ListProcessesResponse, Span, WaitProcessResponse};
+use casemate_protocol::agent::{
+    ContainerSpec, DeviceRule, ListProcessesResponse, Span, WaitProcessResponse,
+};
 
 use crate::{
     cgroup::Cgroup,
     child::namespaces::Kinds,
+    disks::Disk,
     error::{Doing, Error, Result},
     limits,
     reaper::End,
@@ -37,6 +40,10 @@ pub(crate) struct Container {
     /// Namespaces that differ from the agent's own.
     pub(crate) kinds: Kinds,
     pub(crate) init: Arc<Process>,
+    /// What its root file system is on, if not on the share.
+    pub(crate) disk: Option<Disk>,
+    /// It has no programs.
+    pause: bool,
     added: Mutex<HashMap<String, Slot>>,
     /// Device rules that are not in force yet.
     unguarded: Mutex<Vec<DeviceRule>>,
@@ -50,14 +57,16 @@ enum Slot {
 }
 
 impl Container {
-    fn new(id: &str, cgroup: Cgroup, kinds: Kinds, init: Process, rules: &[DeviceRule]) -> Self {
+    fn new(id: &str, cgroup: Cgroup, kinds: Kinds, init: Process, spec: &ContainerSpec) -> Self {
         Self {
             id: id.to_owned(),
             cgroup,
             kinds,
             init: Arc::new(init),
+            disk: None,
+            pause: spec.pause,
             added: Mutex::default(),
-            unguarded: Mutex::new(rules.to_owned()),
+            unguarded: Mutex::new(spec.cgroup.device_rules.clone()),
         }
     }
 
@@ -89,8 +98,14 @@ impl Container {
         }
     }
 
-    /// Takes an exec id for a process that is about to be made.
-    pub(crate) fn reserve(&self, exec: &str) -> Result<()> {
+    /// Takes an exec id for a process that is about to be made, which is to
+    /// execute `program`.
+    pub(crate) fn reserve(&self, exec: &str, program: &str) -> Result<()> {
+        if self.pause {
+            let why = "executable file not found in $PATH: a pod's sandbox container has no \
+                       programs";
+            return Err(Error::Program(format!("exec: {program:?}: {why}")));
+        }
         let mut added = self.added();
         if added.contains_key(exec) {
             return Err(Error::ProcessExists {

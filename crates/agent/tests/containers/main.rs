@@ -7,6 +7,7 @@ mod life;
 mod names;
 mod namespaces;
 mod network;
+mod pause;
 mod process;
 mod refusal;
 mod rootfs;

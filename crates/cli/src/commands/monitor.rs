@@ -46,6 +46,9 @@ pub fn run(arguments: Monitor) -> Result<ExitCode> {
 }
 
 async fn serve(arguments: Monitor, config: File, readiness: &mut File) -> Result<()> {
+    for warning in &arguments.warning {
+        tracing::warn!("{warning}");
+    }
     let mut timeline = Timeline::default();
     timeline.until_now("host", "command line", arguments.begun_ns);
     let config: Config = serde_json::from_reader(config).context("configuration")?;

@@ -91,6 +91,7 @@ pub(super) struct BlockdevAdd<'a> {
     pub(super) driver: BlockDriver,
     pub(super) node_name: &'a str,
     pub(super) read_only: bool,
+    pub(super) discard: Discard,
     pub(super) file: FileNode,
 }
 command!("blockdev-add", BlockdevAdd<'_>);
@@ -100,6 +101,14 @@ command!("blockdev-add", BlockdevAdd<'_>);
 #[serde(rename_all = "snake_case")]
 pub(super) enum BlockDriver {
     Raw,
+}
+
+/// What becomes of stretches that the guest does not need any more.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Discard {
+    /// The host has their space back.
+    Unmap,
 }
 
 /// A file or device that holds an image.

@@ -20,7 +20,8 @@ use super::{
     command_line::slot_name,
     commands::{
         AddFd, BlockDriver, BlockdevAdd, BlockdevDel, CardProperties, CloseFd, DeviceAdd,
-        DeviceDel, DiskProperties, FileDriver, FileNode, GetFd, NetdevAdd, NetdevDel, RemoveFd,
+        DeviceDel, Discard, DiskProperties, FileDriver, FileNode, GetFd, NetdevAdd, NetdevDel,
+        RemoveFd,
     },
     machine::COMMAND_LIMIT,
     qmp::{Command, Event, Failure, Qmp},
@@ -176,6 +177,7 @@ async fn plug_block(qmp: &Qmp, id: &DeviceId, disk: BlockDevice) -> Result<BackE
         driver: BlockDriver::Raw,
         node_name: &name,
         read_only: disk.read_only,
+        discard: Discard::Unmap,
         file: FileNode {
             driver,
             filename: format!("/dev/fdset/{descriptors}"),

@@ -2,9 +2,11 @@
 
 use std::{
     rc::{Rc, Weak},
+    sync::Arc,
     time::Duration,
 };
 
+use casemate_hypervisor::DeviceId;
 use oci_spec::runtime::Hooks;
 
 use super::{Farewell, Machine, Owner, answer};
@@ -261,25 +263,39 @@ impl Owner {
         };
         let state = container.state(&key.container, Some(self.tier.clone()));
         let poststop = (container.host.hooks, state);
-        self.bury(key, Some(poststop), Farewell::Deleted(exit, reply));
+        let farewell = Farewell::Deleted(exit, reply);
+        self.bury(key, Some(poststop), container.disk, farewell);
     }
 
     /// Removes what a container that was dropped has left.
-    pub(super) fn bury(&mut self, key: &Key, poststop: Option<(Hooks, State)>, farewell: Farewell) {
+    pub(super) fn bury(
+        &mut self,
+        key: &Key,
+        poststop: Option<(Hooks, State)>,
+        disk: Option<DeviceId>,
+        farewell: Farewell,
+    ) {
         let id = &key.container;
         self.leaving += 1;
         self.attachments.retain(|other, _| other.container != *id);
-        let (guest, share) = match &self.machine {
-            Machine::Ready(ready) => (Some(ready.agent.clone()), Rc::downgrade(&ready.share)),
-            Machine::Down(_) | Machine::Starting(_) => (None, Weak::new()),
+        let (guest, share, vm) = match &self.machine {
+            Machine::Ready(ready) => (
+                Some(ready.agent.clone()),
+                Rc::downgrade(&ready.share),
+                Some(Arc::clone(&ready.vm)),
+            ),
+            Machine::Down(_) | Machine::Starting(_) => (None, Weak::new(), None),
         };
-        // With others alive the guest has to let go first.
+        // With others alive the guest has to let go first; of a disk in any case,
+        // for it may be used elsewhere next.
         let others = self.containers.values().any(Container::is_alive);
         let made = matches!(farewell, Farewell::Deleted(..));
+        let waited_for = made && (others || disk.is_some());
         let remains = Remains {
             key: key.clone(),
             directory: self.directory(id),
-            guest: guest.filter(|_| made && others),
+            guest: guest.filter(|_| waited_for),
+            disk: vm.zip(disk),
             share,
             poststop,
             farewell,

@@ -66,7 +66,9 @@ impl Owner {
         if let Machine::Ready(ready) = &self.machine
             && !self.containers.values().any(Container::is_alive)
         {
-            tasks::spawn_power_off(ready);
+            let mut containers = self.containers.values();
+            let has_disks = containers.any(|container| container.disk.is_some());
+            tasks::spawn_power_off(ready, has_disks);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Containers and processes are made: what the host has to give is taken, then
 //! the guest is asked.
 
-use std::{collections::BTreeMap, path::Path, rc::Rc};
+use std::{collections::BTreeMap, path::Path, rc::Rc, sync::Arc};
 
 use casemate_linux::view::View;
 
@@ -18,7 +18,6 @@ use crate::{
     oom::Notice,
     policy::{Operation, Refusal},
     share::Taken,
-    size,
     spec::{self, GuestSpec, NetworkNamespace},
     stand_in::{Attachment, StandIn},
     state::Status,
@@ -119,9 +118,13 @@ impl Owner {
             host,
             mut guest,
             files,
+            disk,
         } = bundle;
         for warning in &host.warnings {
             tracing::warn!(container = %key, "{warning}");
+        }
+        if disk.is_some() {
+            guest.rootfs.clear();
         }
         guest.streams = protobuf::MessageField::some(attachment.stdio.wanted());
         let (stdio, size) = (attachment.stdio, attachment.size);
@@ -141,6 +144,7 @@ impl Owner {
             paused: false,
             held: Vec::new(),
             hook_time: tasks::hook_time(&guest),
+            disk: None,
             host,
         };
         container.init.size = size.map(|size| (size.columns.into(), size.rows.into()));
@@ -161,11 +165,15 @@ impl Owner {
             unreachable!("make is called with a machine")
         };
         let stand_in = container.init.stand_in.as_ref();
+        // Where the host has no files of it, there is nothing to show.
+        let stand_in = stand_in.filter(|_| !guest.rootfs.is_empty());
         let facade =
             stand_in.and_then(|stand_in| facade(&key, stand_in, ready.share.path(), &guest));
         tasks::spawn_create(
             tasks::Creation {
                 key: key.clone(),
+                vm: Arc::clone(&ready.vm),
+                disk,
                 agent: ready.agent.clone(),
                 hybrid: ready.hybrid.clone(),
                 network: ready.network.clone(),
@@ -230,9 +238,12 @@ impl Owner {
             }
             return;
         };
-        let Some(container) = self.containers.get(&key.container) else {
+        let Some(container) = self.containers.get_mut(&key.container) else {
             return;
         };
+        if made.disk.is_some() {
+            container.disk = made.disk;
+        }
         tasks::spawn_wait(
             key.clone(),
             ready,
@@ -281,13 +292,13 @@ impl Owner {
         }
         self.forget(key);
         let reply = self.creating.remove(key);
-        self.bury(key, None, Farewell::NotMade(error, reply));
+        self.bury(key, None, None, Farewell::NotMade(error, reply));
     }
 
     /// The first container has made the machine; the limits of the others may
     /// not fit in.
     fn warn_of_shortage(&self, container: &Container) {
-        let limit = |container: &Container| size::memory_limit(container.host.resources.as_ref());
+        let limit = |container: &Container| container.host.memory_limit();
         let own = limit(container);
         let others = self.containers.values().filter(|other| other.is_alive());
         let promised = others.map(limit).fold(own, u64::saturating_add);

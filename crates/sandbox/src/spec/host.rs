@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use casemate_protocol::agent;
-use oci_spec::runtime::{Hook, Hooks, LinuxResources, Spec};
+use oci_spec::runtime::{Hook, Hooks, LinuxMemory, LinuxResources, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::{Error, HostPath};
@@ -12,8 +12,9 @@ use super::{Error, HostPath};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostSpec {
     /// The root file system: an existing folder without symbolic links in its
-    /// path, to be shared as `paths::rootfs_slot`.
-    pub rootfs: HostPath,
+    /// path, to be shared as `paths::rootfs_slot`. A pod's sandbox container
+    /// has none.
+    pub rootfs: Option<HostPath>,
     /// The container may not write to its root file system. The guest makes it
     /// read-only after it has made the mount points that are missing in it.
     pub readonly_rootfs: bool,
@@ -32,6 +33,9 @@ pub struct HostSpec {
     /// host's processors and disks among them. The limits inside the guest are
     /// in the guest's part already.
     pub resources: Option<LinuxResources>,
+    /// The limits of the whole pod, when this is the first container of one in
+    /// Kubernetes; `resources` is made of them then.
+    pub pod: Option<LinuxResources>,
     /// The hooks that run on the host; each path is absolute. createContainer
     /// and startContainer are empty: the first is refused, the second is in the
     /// guest's part.
@@ -92,13 +96,34 @@ pub struct JoinedNamespace {
     pub container_id: String,
 }
 
+impl HostSpec {
+    /// The limits for which a machine is sized that this container is the first
+    /// of.
+    pub fn sizing(&self) -> Option<&LinuxResources> {
+        self.pod.as_ref().or(self.resources.as_ref())
+    }
+
+    /// The container's own memory limit in bytes, 0 without one.
+    pub(crate) fn memory_limit(&self) -> u64 {
+        match (&self.pod, &self.resources) {
+            (None, Some(resources)) => {
+                let limit = resources.memory().as_ref().and_then(LinuxMemory::limit);
+                limit
+                    .and_then(|limit| u64::try_from(limit).ok())
+                    .unwrap_or(0)
+            }
+            _ => 0,
+        }
+    }
+}
+
 #[cfg(test)]
 impl HostSpec {
     /// One that asks for nothing.
     pub(crate) fn fake() -> Self {
         let path = |text| HostPath::new(text).expect("absolute");
         Self {
-            rootfs: path("/b/rootfs"),
+            rootfs: Some(path("/b/rootfs")),
             readonly_rootfs: false,
             shares: Vec::new(),
             resolver: None,
@@ -106,6 +131,7 @@ impl HostSpec {
             joined: Vec::new(),
             cgroups_path: None,
             resources: None,
+            pod: None,
             hooks: Hooks::default(),
             annotations: BTreeMap::new(),
             hostname: None,

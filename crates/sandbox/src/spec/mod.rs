@@ -21,6 +21,8 @@ mod mounts;
 mod namespaces;
 mod options;
 mod path;
+mod pause;
+mod pod_limits;
 mod process;
 mod refusals;
 mod resources;
@@ -46,12 +48,15 @@ pub use host::{HostSpec, JoinedNamespace, NetworkNamespace, Share};
 pub(crate) use options::Options as MountOptions;
 pub use options::known_mount_options;
 pub use path::{GuestPath, HostPath};
+pub use pause::{Pause, pause};
 pub use process::exec_process;
 pub(crate) use resources::{CPU_PERIOD_US, cpu_max, cpu_weight};
 
 use namespaces::{IdMappings, Namespaces};
 use options::Options;
 use resources::cgroup_settings;
+
+use crate::pod::{self, Role};
 
 /// Reads JSON. A list in place of an object would pass as one without fields.
 fn object<T: DeserializeOwned>(json: &[u8]) -> Result<T, Error> {
@@ -93,9 +98,11 @@ pub struct Split {
 
 /// Splits `spec`, or says why the container cannot be run.
 pub fn split(spec: &Spec, bundle: Bundle<'_>, facts: &dyn HostFacts) -> Result<Split, Error> {
-    split_with(spec, bundle, facts, |profile| {
-        seccomp::compile(profile).map(Some)
-    })
+    let compile: Compile = match has_program(spec) {
+        true => |profile| seccomp::compile(profile).map(Some),
+        false => check_only,
+    };
+    split_with(spec, bundle, facts, compile)
 }
 
 /// The host's part alone, after the same checks. It saves the milliseconds in
@@ -105,10 +112,16 @@ pub fn host_spec(
     bundle: Bundle<'_>,
     facts: &dyn HostFacts,
 ) -> Result<HostSpec, Error> {
-    let split = split_with(spec, bundle, facts, |profile| {
-        seccomp::check(profile).map(|_flags| None)
-    })?;
-    Ok(split.host)
+    Ok(split_with(spec, bundle, facts, check_only)?.host)
+}
+
+fn check_only(profile: &LinuxSeccomp) -> Result<Option<agent::Seccomp>, Error> {
+    seccomp::check(profile).map(|_flags| None)
+}
+
+/// All but the sandbox containers of pods have one.
+fn has_program(spec: &Spec) -> bool {
+    pod::role(spec.annotations().iter().flatten()) != Role::Sandbox
 }
 
 /// New limits of a container.
@@ -153,7 +166,11 @@ fn split_with(
     let mut warnings = Vec::new();
     refusals::check(spec, linux, &mut warnings)?;
     let namespaces = namespaces::split(linux, facts)?;
-    let rootfs = rootfs(spec, bundle, facts)?;
+    let has_program = has_program(spec);
+    let rootfs = match has_program {
+        true => Some(rootfs(spec, bundle, facts)?),
+        false => None,
+    };
     let mounts = mounts::split(
         spec.mounts().as_deref().unwrap_or_default(),
         bundle,
@@ -169,6 +186,8 @@ fn split_with(
         start_hooks: host::guest_hooks(spec),
         ..guest_linux(linux, &namespaces, mounts.guest, bundle, &mut warnings)?
     };
+    let annotations = annotations(spec);
+    let pod = pod_limits::resources(&annotations)?;
     let host = HostSpec {
         rootfs,
         readonly_rootfs: guest.readonly_rootfs,
@@ -177,15 +196,23 @@ fn split_with(
         network: namespaces.network,
         joined: namespaces.joined,
         cgroups_path: cgroups_path(linux),
-        resources: linux.resources().clone(),
+        resources: match &pod {
+            Some(pod) => Some(pod_limits::on_the_host(pod)),
+            None => linux.resources().clone(),
+        },
+        pod,
         hooks: host::hooks(spec)?,
-        annotations: annotations(spec),
+        annotations,
         hostname: spec.hostname().clone(),
         command: process.args().clone().unwrap_or_default(),
         terminal: process.terminal().unwrap_or(false),
         warnings,
     };
-    Ok(Split { host, guest })
+    let split = Split { host, guest };
+    match has_program {
+        true => Ok(split),
+        false => pause::reduce(split),
+    }
 }
 
 /// The guest's part of what stands under `linux`, and the mounts.
@@ -249,11 +276,15 @@ fn cgroup(
         .transpose()?;
     let rules = resources.and_then(|resources| resources.devices().as_deref());
     Ok(agent::Cgroup {
-        path: format!("containers/{}", bundle.container_id),
+        path: cgroup_in_guest(bundle.container_id),
         settings: settings.unwrap_or_default().into_iter().collect(),
         device_rules: devices::rules(rules.unwrap_or_default())?,
         ..agent::Cgroup::default()
     })
+}
+
+fn cgroup_in_guest(container_id: &str) -> String {
+    format!("containers/{container_id}")
 }
 
 /// The root file system, which must be an existing folder.

@@ -104,7 +104,11 @@ fn path_of(namespace: &LinuxNamespace) -> Result<Option<HostPath>, Error> {
     }
 }
 
-fn network(path: Option<HostPath>, facts: &dyn HostFacts) -> Result<NetworkNamespace, Error> {
+/// The network namespace that is named, or a new one.
+pub(super) fn network(
+    path: Option<HostPath>,
+    facts: &dyn HostFacts,
+) -> Result<NetworkNamespace, Error> {
     let Some(path) = path else {
         return Ok(NetworkNamespace::New);
     };
@@ -162,7 +166,8 @@ fn join(
     })
 }
 
-fn new_namespace(kind: Kind) -> Namespace {
+/// One of the container's own.
+pub(super) fn new_namespace(kind: Kind) -> Namespace {
     Namespace {
         kind: kind.into(),
         ..Namespace::default()

@@ -3,5 +3,6 @@
 mod arbitrary;
 mod fake_host;
 mod golden;
+mod pause;
 mod refusals;
 mod seccomp;

@@ -18,7 +18,8 @@ use casemate_sandbox::{
     neighbours::Neighbours,
     pod::{self, Role},
     processes::{Containerd, MonitorProcess, MonitorStart},
-    size,
+    settings::Settings,
+    size::HostSize,
     spec::{self, Bundle, HostPath, HostSpec, LiveHost, NetworkNamespace},
     state,
     timeline::now_ns,
@@ -107,9 +108,8 @@ impl Start<'_> {
         if let Some(path) = &host.cgroups_path {
             Cgroup::check(path)?;
         }
-        let mut config = Config::load(request.config.as_deref())?;
-        let resources = host.resources.as_ref();
-        config.machine = size::machine(&config.machine, resources, size::HostSize::now());
+        let config = Config::load(request.config.as_deref())?;
+        let Settings { config, warnings } = Settings::new(config, host, HostSize::now())?;
         let claim = Claim::of(&self.root, &self.id, None)?;
         let control = claim.sandbox.join(CONTROL_SOCKET);
         let listener = socket::listen(&control).with_context(|| control.display().to_string())?;
@@ -132,6 +132,7 @@ impl Start<'_> {
                 events: events.as_deref(),
                 namespace: &self.arguments.namespace,
                 bundle: &self.bundle,
+                warnings: &warnings,
                 listener: listener.as_fd(),
             }),
         })?;

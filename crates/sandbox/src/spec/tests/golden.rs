@@ -67,6 +67,12 @@ fn render(mut split: Split) -> String {
     text
 }
 
+/// The first container of a pod with limits: its own are not the pod's.
+#[test]
+fn containerd_pod() {
+    check("containerd-pod");
+}
+
 #[test]
 fn podman_run() {
     check("podman-run");
@@ -95,6 +101,16 @@ fn podman_run_with_a_user_namespace() {
 #[test]
 fn podman_run_with_host_resources() {
     check("podman-resources");
+}
+
+#[test]
+fn containerd_pods_sandbox() {
+    check("containerd-sandbox");
+}
+
+#[test]
+fn containerd_pods_member() {
+    check("containerd-member");
 }
 
 #[test]

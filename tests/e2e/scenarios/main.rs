@@ -54,6 +54,7 @@ fn main() -> ExitCode {
         ("docker20", docker::scenarios(Release::V20)),
         ("docker28", docker::scenarios(Release::V28)),
         ("containerd16", containerd::scenarios(containerd::V16)),
+        ("containerd17", containerd::scenarios(containerd::V17)),
         ("containerd21", containerd::scenarios(containerd::V21)),
         ("kubernetes16", kubernetes::scenarios(containerd::V16)),
         ("kubernetes21", kubernetes::scenarios(containerd::V21)),

@@ -5,9 +5,12 @@
 mod configuration;
 mod ctr;
 mod events;
+mod shim;
+pub mod task;
 
 use std::cell::RefCell;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,11 +22,13 @@ use crate::command::{Command, Running};
 use crate::host::Host;
 use crate::mounts::{self, Mount};
 use crate::runtime::{Kind, checkout};
-use crate::wait::{until, until_true};
+use crate::wait::until_true;
 use crate::{images, processes};
 use configuration::Configuration;
 pub use ctr::Ctr;
 pub use events::{Event, Events};
+pub use shim::{Refusal, Shim, Tasks};
+pub use task::Task;
 
 /// How long an engine may take to begin and to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,16 +45,19 @@ const RUN: &str = "/run/containerd";
 pub enum Release {
     /// 1.6: knows the second version of the Task service alone.
     V16,
+    /// 1.7: the same.
+    V17,
     /// 2.1: knows both, and images by its transfer service.
     V21,
 }
 
 impl Release {
-    /// The name of the folder into which it was unpacked, with the Docker
-    /// engine that comes with it.
+    /// The name of the folder into which it was unpacked, for two of them with
+    /// the Docker engine that they come with.
     fn folder(self) -> &'static str {
         match self {
             Release::V16 => "docker20",
+            Release::V17 => "containerd17",
             Release::V21 => "docker28",
         }
     }
@@ -223,14 +231,14 @@ impl<'h> Containerd<'h> {
 
     /// Ends the engine; nothing of a container may be left.
     pub fn stop(self) -> Result<()> {
-        let left = until("the end of what containers have had", SETTLE, || {
-            let left = self.leftovers()?;
-            Ok(left.is_empty().then_some(left))
+        let known = self.known()?;
+        ensure!(known.is_empty(), "the engine still knows {known:?}");
+        let mut left = Vec::new();
+        let settled = until_true("the end of what containers have had", SETTLE, || {
+            left = self.leftovers()?;
+            Ok(left.is_empty())
         });
-        left.or_else(|_| self.leftovers()).and_then(|left| {
-            ensure!(left.is_empty(), "left behind:\n  {}", left.join("\n  "));
-            Ok(())
-        })?;
+        settled.with_context(|| format!("left behind:\n  {}", left.join("\n  ")))?;
         if let Some(engine) = self.engine.take() {
             engine.signal(Signal::SIGTERM)?;
             engine
@@ -238,25 +246,35 @@ impl<'h> Containerd<'h> {
                 .context("the end of the engine")?;
         }
         // Folders that containerd and its clients make and leave.
-        fs::remove_dir_all(RUN).context(RUN)?;
+        match fs::remove_dir_all(RUN) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).context(RUN),
+            _ => {}
+        }
         self.place.signal(Signal::SIGKILL)?;
         self.place.exit()?;
         Ok(())
     }
 
-    /// What the engine still knows, and what is there of tasks, shims and clients.
-    fn leftovers(&self) -> Result<Vec<String>> {
-        let mut left = Vec::new();
+    /// Containers and tasks of every namespace.
+    fn known(&self) -> Result<Vec<String>> {
+        let mut known = Vec::new();
         let spaces = self.ctr().does(["namespaces", "ls", "-q"])?.text();
         for space in spaces.lines() {
             for what in ["tasks", "containers"] {
                 let listed = self.namespace(space).does([what, "ls", "-q"])?.text();
-                left.extend(listed.lines().map(|id| format!("{what} {space}/{id}")));
+                known.extend(listed.lines().map(|id| format!("{what} {space}/{id}")));
             }
-            left.extend(entries(&self.bundle(space, "")));
         }
-        left.extend(entries(&Path::new(RUN).join("s")));
-        left.extend(entries(&Path::new(RUN).join("fifo")));
+        Ok(known)
+    }
+
+    /// What is there of tasks and shims. FIFOs are no matter of theirs: who
+    /// makes them removes them, unless it was killed.
+    fn leftovers(&self) -> Result<Vec<String>> {
+        let mut left = entries(&Path::new(RUN).join("s"));
+        for space in entries(&Configuration::of(self.host).tasks()) {
+            left.extend(entries(Path::new(&space)));
+        }
         let mut mounts = mounts::of(self.place.pid)?;
         mounts.retain(|mount| !self.mounts.contains(mount));
         left.extend(mounts.iter().map(|mount| format!("mount {}", mount.point)));

@@ -14,7 +14,7 @@ use crate::command::{Command, Finished, Running};
 use crate::host::Host;
 use crate::images;
 use crate::network::{http_get, inside};
-use crate::runtime::checkout;
+use crate::runtime::{Kind, checkout};
 use crate::wait::until_true;
 
 /// How long an engine may take to begin and to end.
@@ -234,6 +234,10 @@ impl<'h> Docker<'h> {
         // BuildKit runs its steps with what is called runc in the engine's path.
         let program = &self.host.runtime.path;
         symlink(program, folder.join("bin/runc")).context("the runtime's link")?;
+        if self.host.runtime.kind == Kind::Casemate {
+            // By this name containerd finds it without configuration.
+            symlink(program, folder.join("bin/containerd-shim-casemate-v2"))?;
+        }
         let plugins = self.programs.join("usr/libexec/docker/cli-plugins");
         symlink(plugins, folder.join("client/cli-plugins"))?;
         let path = program.to_string_lossy();

@@ -43,6 +43,7 @@ pub use command::{Command, Exit, Finished, Running, Size, Typist};
 pub use console::ConsoleSocket;
 pub use container::Container;
 pub use containerd::Containerd;
+pub use containerd_shim_protos as protos;
 pub use docker::Docker;
 pub use host::Host;
 pub use images::{APPLICATIONS, BUSYBOX, DEBIAN, PAUSE};

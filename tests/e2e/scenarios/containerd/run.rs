@@ -42,12 +42,7 @@ fn run_and_its_ends(containerd: &Containerd<'_>) -> Result<()> {
     let missing = ctr.run_as(&id, &["--rm"], &["no-such-program"]).run()?;
     ensure!(missing.exit.shell() != 0, "{missing}");
     contains(&missing.errors(), "executable file not found in $PATH")?;
-    // A client that failed leaves the container to who asked for it.
-    let left = ctr.does(["containers", "ls", "-q"])?;
-    if left.text().contains(&id) {
-        ctr.remove(&id)?;
-    }
-    Ok(())
+    super::forget(&ctr, &id)
 }
 
 /// The flags that make the container what it is.

@@ -98,14 +98,15 @@ impl<'h> Events<'h> {
         found.with_context(|| format!("events of {container}: {:#?}", self.of(container)))
     }
 
-    /// Demands the topics of a container's events, in this order and no others.
-    pub fn demand(&self, container: &str, topics: &[&str]) -> Result<()> {
+    /// Demands the topics of a container's first events, in this order and no
+    /// others between them.
+    pub fn demand(&self, container: &str, topics: &[String]) -> Result<()> {
         let last = topics.last().context("no topics")?;
         self.wait(container, last, |_| true)?;
         let events = self.of(container);
-        let seen: Vec<&str> = events.iter().map(|event| &*event.topic).collect();
+        let seen: Vec<&String> = events.iter().map(|event| &event.topic).collect();
         ensure!(
-            seen == topics,
+            seen.iter().zip(topics).all(|(seen, topic)| *seen == topic),
             "events of {container}: {seen:?}\nwere expected: {topics:?}"
         );
         Ok(())

@@ -118,8 +118,13 @@ fn read_bundle_here(create: &Create, containers: &Neighbours) -> Result<ReadBund
         directory: &directory,
     };
     let split = spec::split(&spec, bundle, &spec::LiveHost(containers))?;
-    let disk = RootDisk::of(&create.rootfs)?;
-    if disk.is_none() && !create.rootfs.is_empty() {
+    // A sandbox container has no root file system, whatever comes with it.
+    let has_root = split.host.rootfs.is_some();
+    let disk = match has_root {
+        true => RootDisk::of(&create.rootfs)?,
+        false => None,
+    };
+    if has_root && disk.is_none() && !create.rootfs.is_empty() {
         let text = "root file system: only a single file system on a disk can be mounted";
         return Err(Error::Host(text.into()));
     }

@@ -196,6 +196,10 @@ install_file() {
 install_all() {
     local target=${CARGO_TARGET_DIR:-target}
     install_file 755 "$target/release/casemate" "$BINARY_FOLDER/casemate"
+    # containerd and Docker start the runtime under this name; `casemate install containerd
+    # --undo` removes it.
+    as_root ln -sfn "$BINARY_FOLDER/casemate" "$BINARY_FOLDER/containerd-shim-casemate-v2" ||
+        die "cannot make $BINARY_FOLDER/containerd-shim-casemate-v2"
     install_file 644 build/guest/vmlinux "$GUEST_FOLDER/vmlinux"
     install_file 644 build/guest/initrd.cpio "$GUEST_FOLDER/initrd.cpio"
 }

@@ -363,6 +363,9 @@ pub struct Install {
     /// Directory of the client's configuration, instead of /etc
     #[arg(long, value_name = "DIR", default_value = "/etc")]
     pub etc: PathBuf,
+    /// Directory of the link that containerd starts, in its PATH
+    #[arg(long, value_name = "DIR", default_value = "/usr/local/bin")]
+    pub bin: PathBuf,
     /// As the runtime of every container that names none
     #[arg(long)]
     pub default: bool,
@@ -381,6 +384,8 @@ pub enum Client {
     Podman,
     /// Docker: keys of daemon.json.
     Docker,
+    /// containerd: tables of config.toml, and a link in PATH.
+    Containerd,
     /// CRI-O: a drop-in of crio.conf.
     Crio,
 }
@@ -395,14 +400,27 @@ pub struct Monitor {
     pub directory: PathBuf,
     #[arg(long)]
     pub root: PathBuf,
+    /// Absent: a stand-in makes it
     #[arg(long)]
-    pub netns: PathBuf,
+    pub netns: Option<PathBuf>,
     #[arg(long)]
     pub hostname: String,
     #[arg(long)]
     pub cgroup: Option<String>,
     #[arg(long)]
     pub begun_ns: u64,
+    /// containerd is the client, its socket is at descriptor 5
+    #[arg(long, requires = "bundle")]
+    pub containerd_namespace: Option<String>,
+    /// Where it takes events
+    #[arg(long)]
+    pub containerd_events: Option<PathBuf>,
+    /// Bundle of the first container
+    #[arg(long)]
+    pub bundle: Option<PathBuf>,
+    /// For the log
+    #[arg(long, allow_hyphen_values = true)]
+    pub warning: Vec<String>,
 }
 
 /// Descriptor 3 is the control socket, 4 takes the news that all is set up.

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod checkpoint;
+pub mod containerd;
 pub mod create;
 pub mod delete;
 pub mod devices;

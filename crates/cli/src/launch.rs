@@ -5,8 +5,6 @@
 //! made, and with a sandbox of its own the monitor; the monitor creates the
 //! container. Until the end a guard undoes everything.
 
-mod claim;
-mod processes;
 mod terminal;
 
 use std::{
@@ -20,9 +18,12 @@ use anyhow::{Context, Result, ensure};
 use casemate_config::Config;
 use casemate_linux::{process::Child, view::View};
 use casemate_sandbox::{
-    cgroup::{Cgroup, scope},
+    cgroup::Cgroup,
+    claim::Claim,
     neighbours::Neighbours,
-    size,
+    processes::{MonitorProcess, MonitorStart, StandInProcess, StandInStart},
+    settings::Settings,
+    size::HostSize,
     spec::{self, Bundle, HostPath, HostSpec, LiveHost, NetworkNamespace},
     stand_in::{self, Announcement},
     timeline::now_ns,
@@ -33,8 +34,6 @@ use crate::{
     client::{Monitor, Place, block_on},
 };
 
-use claim::Claim;
-pub use processes::{READY, RELEASED};
 pub use terminal::OwnTerminal;
 
 /// A created container whose process waits for the start.
@@ -54,50 +53,56 @@ pub struct Launched {
 pub fn launch(global: &Global, arguments: &Create, foreground: bool) -> Result<Launched> {
     let begun_ns = now_ns();
     let place = Place::of(global, &arguments.id)?;
-    let mut config = Config::load(global.config.as_deref())?;
+    let config = Config::load(global.config.as_deref())?;
     let bundle = fs::canonicalize(&arguments.bundle)
         .with_context(|| format!("bundle {}", arguments.bundle.display()))?;
     let neighbours = Neighbours::under(place.root());
     let host = read_bundle(&place, &bundle, &neighbours)?;
     refuse(global, arguments, &host, foreground)?;
+    // Those of a container that joins a sandbox come too late to change that, but
+    // not to be wrong.
+    let Settings { config, warnings } = Settings::new(config, &host, HostSize::now())?;
     let home = neighbours.home(&host)?.map(|other| other.sandbox.as_path());
-    let claim = Claim::of(&place, home)?;
+    let claim = Claim::of(place.root(), &place.id, home)?;
     let streams = terminal::streams(arguments.console_socket.as_deref(), host.terminal)?;
     let netns = match &host.network {
         NetworkNamespace::New => None,
         NetworkNamespace::Path(path) => Some(path.as_path().to_owned()),
         NetworkNamespace::Of(other) => Some(other.path.as_path().to_owned()),
     };
-    let stand_in = processes::StandIn::spawn(processes::StandInStart {
-        place: &place,
+    let stand_in = StandInProcess::spawn(StandInStart {
+        id: &place.id,
         netns: netns.as_deref(),
-        terminal: streams.controlling,
+        terminal: streams.controlling.as_ref().map(AsFd::as_fd),
         command: &host.command,
     })?;
     let monitor = match home {
         Some(_) => None,
         None => {
-            let machine = &config.machine;
-            let resources = host.resources.as_ref();
-            config.machine = size::machine(machine, resources, size::HostSize::now());
-            let hostname = host.hostname.clone();
-            Some(processes::Monitor::spawn(&processes::MonitorStart {
-                place: &place,
+            for warning in warnings {
+                tracing::warn!("{warning}");
+            }
+            Some(MonitorProcess::spawn(MonitorStart {
+                id: &place.id,
+                root: place.root(),
                 sandbox: &claim.sandbox,
-                netns: netns.unwrap_or_else(|| stand_in.netns()),
-                hostname: hostname.unwrap_or_else(|| place.id.to_string()),
-                cgroup: host.cgroups_path.clone(),
+                netns: Some(&netns.unwrap_or_else(|| stand_in.netns())),
+                hostname: host.hostname.as_deref().unwrap_or(place.id.as_str()),
+                cgroup: host.cgroups_path.as_deref(),
                 config: &config,
                 debug: global.debug,
                 begun_ns,
+                containerd: None,
             })?)
         }
     };
-    let ready = monitor.as_ref().map_or(Ok(()), |new| new.await_readiness());
+    let ready = monitor
+        .as_ref()
+        .map_or(Ok(()), |new| Ok(new.await_readiness()?));
     let created = ready
         .and_then(|()| announce(&place, None, &stand_in, streams.client))
         .and_then(|()| create(&place, &bundle, host.terminal))
-        .and_then(|()| stand_in.await_readiness())
+        .and_then(|()| Ok(stand_in.await_readiness()?))
         .and_then(|()| write_pid_file(arguments.pid_file.as_deref(), stand_in.pid()));
     if let Err(error) = created {
         if let Some(monitor) = monitor {
@@ -148,10 +153,10 @@ pub fn add(addition: Addition<'_>) -> Result<Launched> {
     } = addition;
     let streams = terminal::streams(addition.console_socket, terminal)?;
     let netns = PathBuf::from(format!("/proc/{}/ns/net", addition.init_pid));
-    let stand_in = processes::StandIn::spawn(processes::StandInStart {
-        place,
+    let stand_in = StandInProcess::spawn(StandInStart {
+        id: &place.id,
         netns: Some(&netns),
-        terminal: streams.controlling,
+        terminal: streams.controlling.as_ref().map(AsFd::as_fd),
         command: addition.command,
     })?;
     // The guest makes the process while the stand-in shuts itself in.
@@ -165,7 +170,7 @@ pub fn add(addition: Addition<'_>) -> Result<Launched> {
                 monitor.start(exec).await.map(drop)
             })
         })
-        .and_then(|()| stand_in.await_readiness());
+        .and_then(|()| Ok(stand_in.await_readiness()?));
     if let Err(error) = added {
         // The monitor kills and forgets a process whose stand-in goes.
         stand_in.end();
@@ -200,18 +205,13 @@ fn refuse(global: &Global, arguments: &Create, host: &HostSpec, foreground: bool
         arguments.preserve_fds
     );
     if let Some(path) = &host.cgroups_path {
-        Cgroup::locate(path.as_ref())?;
         let scope = path.contains(':');
         ensure!(
             scope || !global.systemd_cgroup,
             "--systemd-cgroup: expected cgroupsPath to be of format \"slice:prefix:name\" for \
              systemd cgroups, got {path:?} instead"
         );
-        ensure!(
-            !scope || scope::is_available(),
-            "cgroup path {path:?}: systemd does not run here; use the client's cgroupfs driver \
-             (podman: --cgroup-manager=cgroupfs, docker: native.cgroupdriver=cgroupfs)"
-        );
+        Cgroup::check(path)?;
     }
     let socket = arguments.console_socket.is_some();
     ensure!(
@@ -228,7 +228,7 @@ fn refuse(global: &Global, arguments: &Create, host: &HostSpec, foreground: bool
 fn announce(
     place: &Place,
     exec: Option<&str>,
-    stand_in: &processes::StandIn,
+    stand_in: &StandInProcess,
     client: [Option<OwnedFd>; 3],
 ) -> Result<()> {
     let announcement = Announcement {

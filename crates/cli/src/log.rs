@@ -2,11 +2,15 @@
 //!
 //! Without `--log` they go to standard error. With it, events go to the file
 //! (in runc's form, which containerd and podman parse) and the final error to
-//! both.
+//! both. containerd's shim has a FIFO for its log, to which it writes in the form
+//! that containerd's own has.
+
+mod logfmt;
 
 use std::{
     fs::{File, OpenOptions},
     io::{IsTerminal, Write},
+    os::unix::fs::{FileTypeExt, OpenOptionsExt},
     path::Path,
     time::SystemTime,
 };
@@ -15,6 +19,7 @@ use anyhow::{Context, Result};
 use tracing_subscriber::EnvFilter;
 
 use crate::arguments::{Global, LogFormat, Verb};
+use logfmt::Logfmt;
 
 /// Starts the log of this process.
 ///
@@ -39,6 +44,10 @@ pub fn open(global: &Global, verb: &Verb) -> Result<()> {
             .with_ansi(std::io::stderr().is_terminal())
             .with_writer(std::io::stderr)
             .init(),
+        (Some(path), LogFormat::Text) if is_fifo(path) => {
+            let log = open_fifo(path)?;
+            builder.event_format(Logfmt).with_writer(log).init();
+        }
         (Some(path), LogFormat::Text) => builder.with_ansi(false).with_writer(append(path)?).init(),
         (Some(path), LogFormat::Json) => builder.json().with_writer(append(path)?).init(),
     }
@@ -79,6 +88,22 @@ pub fn one_line(error: &anyhow::Error) -> String {
         }
     }
     line.replace('\n', " ")
+}
+
+fn is_fifo(path: &Path) -> bool {
+    path.metadata().is_ok_and(|file| file.file_type().is_fifo())
+}
+
+/// containerd's log of a shim. Lines wait in it while containerd is restarted;
+/// when it is full they are lost, and nobody is held up.
+fn open_fifo(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    let options = options
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK);
+    let file = options.open(path);
+    file.with_context(|| format!("log {}", path.display()))
 }
 
 fn append(path: &Path) -> Result<File> {

@@ -1,5 +1,6 @@
-//! `casemate`: the OCI runtime command line, and the processes that a sandbox
-//! is made of on the host (`monitor`, `stand-in`, `devices`), in one binary.
+//! `casemate`: the OCI runtime command line, containerd's shim, and the
+//! processes that a sandbox is made of on the host (`monitor`, `stand-in`,
+//! `devices`), in one binary.
 //!
 //! Each verb is a file in [`commands`]. What all of them share: the global
 //! [`arguments`], the [`log`], the [`client`] of a sandbox's monitor and the
@@ -21,9 +22,14 @@ mod log;
 use std::process::ExitCode;
 
 use arguments::{Arguments, Verb};
+use casemate_shim::containerd;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    if containerd::is_called(words.next().as_ref()) {
+        return commands::containerd::run(words);
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

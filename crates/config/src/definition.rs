@@ -19,6 +19,25 @@ pub(crate) struct KeyDefinition {
     pub(crate) accepts: String,
     /// As TOML.
     pub(crate) default: String,
+    /// A pod may set it, where it is allowed to.
+    pub(crate) per_pod: Option<PerPod>,
+}
+
+/// What it takes to allow a key to pods; see [`crate::allow`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PerPod {
+    /// Its name.
+    Any,
+    /// Its name and a pattern: it names a file of the host.
+    File,
+}
+
+/// A value as it is given.
+pub(crate) enum Given<'a, 'de> {
+    /// In a file.
+    Toml(&'a DeValue<'de>),
+    /// In an annotation.
+    Text(&'a str),
 }
 
 /// Why a value was not assigned to a key.
@@ -35,23 +54,28 @@ pub(crate) enum Refusal {
 pub(crate) fn assign<T>(
     place: &mut T,
     domain: &impl Domain<T>,
-    value: &DeValue<'_>,
+    value: &Given<'_, '_>,
 ) -> Result<(), Refusal> {
-    *place = domain.read(value).ok_or_else(|| Refusal::Value {
+    let read = match value {
+        Given::Toml(value) => domain.read(value),
+        Given::Text(text) => domain.read_text(text),
+    };
+    *place = read.ok_or_else(|| Refusal::Value {
         expected: domain.accepts(),
     })?;
     Ok(())
 }
 
 /// Defines the tables and keys of the configuration. A key is written as
-/// `name: type = default, domain;` under its documentation.
+/// `name: type = default, domain;` under its documentation, one that pods may
+/// be allowed to set as `name: type = default, domain, Any;`: see [`PerPod`].
 macro_rules! keys {
     ($(
         $(#[doc = $table_doc:literal])+
         [$table:ident] $struct:ident {
             $(
                 $(#[doc = $doc:literal])+
-                $key:ident: $type:ty = $default:expr, $domain:expr;
+                $key:ident: $type:ty = $default:expr, $domain:expr $(, $per_pod:ident)?;
             )+
         }
     )+) => {
@@ -78,12 +102,12 @@ macro_rules! keys {
         )+
 
         impl Config {
-            /// Sets one key from its TOML value.
+            /// Sets one key.
             pub(crate) fn assign(
                 &mut self,
                 table: &str,
                 key: &str,
-                value: &DeValue<'_>,
+                value: &Given<'_, '_>,
             ) -> Result<(), Refusal> {
                 match table {
                     $(stringify!($table) => match key {
@@ -97,6 +121,14 @@ macro_rules! keys {
             }
         }
 
+        /// The keys that pods may be allowed to set, with their tables in front.
+        pub(crate) const PER_POD: &[(&str, PerPod)] = &[
+            $($($((
+                concat!(stringify!($table), ".", stringify!($key)),
+                PerPod::$per_pod,
+            ),)?)+)+
+        ];
+
         /// The definition as data, in its own order.
         pub(crate) fn definitions() -> Vec<TableDefinition> {
             let defaults = Config::default();
@@ -108,6 +140,9 @@ macro_rules! keys {
                     doc: concat!($($doc, "\n"),+),
                     accepts: Domain::<$type>::accepts(&$domain),
                     default: $domain.write(&defaults.$table.$key),
+                    per_pod: crate::allow::per_pod(concat!(
+                        stringify!($table), ".", stringify!($key)
+                    )),
                 },)+],
             },)+]
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use crate::definition::Refusal;
+use crate::definition::{Given, Refusal};
 use crate::nearest::{nearest_key, nearest_table_or_key};
 use crate::{Config, Error};
 
@@ -44,7 +44,11 @@ impl Document<'_> {
         }
         for (key, value) in in_text_order(keys) {
             config
-                .assign(table.get_ref(), key.get_ref(), value.get_ref())
+                .assign(
+                    table.get_ref(),
+                    key.get_ref(),
+                    &Given::Toml(value.get_ref()),
+                )
                 .map_err(|refusal| self.refused(refusal, table, key, value))?;
         }
         Ok(())

@@ -16,6 +16,10 @@ pub(crate) trait Domain<T> {
     fn accepts(&self) -> String;
     /// The value, if it is accepted.
     fn read(&self, value: &DeValue<'_>) -> Option<T>;
+    /// The value, if it is accepted, from where there are only texts: an annotation.
+    fn read_text(&self, text: &str) -> Option<T> {
+        self.read(&DeValue::String(text.into()))
+    }
     /// The value as TOML.
     fn write(&self, value: &T) -> String;
 }
@@ -29,6 +33,10 @@ impl Domain<u32> for RangeInclusive<u32> {
         let integer = value.as_integer()?;
         let number = u32::from_str_radix(integer.as_str(), integer.radix()).ok()?;
         self.contains(&number).then_some(number)
+    }
+
+    fn read_text(&self, text: &str) -> Option<u32> {
+        text.parse().ok().filter(|number| self.contains(number))
     }
 
     fn write(&self, value: &u32) -> String {
@@ -106,7 +114,7 @@ impl<T: Choice> Domain<T> for OneOf<T> {
 }
 
 /// A basic string of TOML 1.0.
-fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     let mut quoted = String::from("\"");
     for character in text.chars() {
         match character {

@@ -3,12 +3,11 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-use toml::de::DeValue;
-
+use crate::allow::{AllowList, SAFE};
 use crate::choice::{Accelerator, CachePolicy, Hypervisor, LogLevel, Tier};
-use crate::definition::{self, KeyDefinition, Refusal, TableDefinition, keys};
+use crate::definition::{self, Given, KeyDefinition, PerPod, Refusal, TableDefinition, keys};
 use crate::domain::{AbsolutePath, Domain, Line, OneOf};
+use serde::{Deserialize, Serialize};
 
 keys! {
     /// The virtual machine monitor of a sandbox.
@@ -19,21 +18,21 @@ keys! {
         /// What executes the guest's instructions. `auto` takes KVM where it can
         /// really run a guest and emulation elsewhere; the other two allow only
         /// themselves.
-        accelerator: Accelerator = Accelerator::Auto, OneOf::<Accelerator>::words();
+        accelerator: Accelerator = Accelerator::Auto, OneOf::<Accelerator>::words(), Any;
 
         /// The weakest isolation tier in which a sandbox may run; a sandbox that
         /// would be weaker is refused. `kvm` is hardware virtualization on the
         /// machine itself, `nested` the same inside a virtual machine, `emulated`
-        /// a machine emulated in software.
-        min_tier: Tier = Tier::Emulated, OneOf::<Tier>::words();
+        /// a machine emulated in software. A pod can only raise it.
+        min_tier: Tier = Tier::Emulated, OneOf::<Tier>::words(), Any;
 
         /// Seconds from the start of the virtual machine until its agent must
         /// have answered; later the start has failed.
-        boot_timeout_s: u32 = 60, 1..=3600;
+        boot_timeout_s: u32 = 60, 1..=3600, Any;
 
         /// KiB of the guest's console output that are kept for each sandbox; older
         /// output makes room for newer.
-        console_log_kib: u32 = 256, 4..=65536;
+        console_log_kib: u32 = 256, 4..=65536, Any;
     }
 
     /// QEMU, where `vmm.hypervisor` is `qemu`.
@@ -45,33 +44,34 @@ keys! {
         /// processor. A start fills 42 of them; with less, QEMU throws all of it
         /// away on the way and a start takes 0.2 s more. More makes large
         /// workloads faster and each sandbox bigger; without effect under KVM.
-        translation_buffer_mib: u32 = 64, 8..=2048;
+        translation_buffer_mib: u32 = 64, 8..=2048, Any;
     }
 
     /// The machine that a sandbox gets unless its pod asks for another size.
     [machine] Machine {
         /// Virtual processors.
-        vcpus: u32 = 1, 1..=255;
+        vcpus: u32 = 1, 1..=255, Any;
 
         /// Memory in MiB.
-        memory_mib: u32 = 256, 64..=1_048_576;
+        memory_mib: u32 = 256, 64..=1_048_576, Any;
 
         /// PCI Express root ports, each of which takes one device while the
         /// machine runs. Each costs some 20 ms of an emulated start.
-        hotplug_slots: u32 = 4, 1..=24;
+        hotplug_slots: u32 = 4, 1..=24, Any;
     }
 
     /// What runs inside the virtual machine.
     [guest] Guest {
         /// The guest kernel: an uncompressed x86-64 image that can be booted
         /// directly (PVH).
-        kernel: PathBuf = "/usr/local/lib/casemate/vmlinux".into(), AbsolutePath;
+        kernel: PathBuf = "/usr/local/lib/casemate/vmlinux".into(), AbsolutePath, File;
 
         /// The initial RAM file system that holds the agent.
-        initrd: PathBuf = "/usr/local/lib/casemate/initrd.cpio".into(), AbsolutePath;
+        initrd: PathBuf = "/usr/local/lib/casemate/initrd.cpio".into(), AbsolutePath, File;
 
-        /// Words that are added at the end of the guest kernel's command line.
-        kernel_parameters: String = String::new(), Line(1024);
+        /// Words that are added at the end of the guest kernel's command line. Those
+        /// of a pod come after those of the host.
+        kernel_parameters: String = String::new(), Line(1024), Any;
     }
 
     /// Files that the host shares with a sandbox: root file systems and volumes.
@@ -79,14 +79,27 @@ keys! {
         /// How long the guest may trust what it has cached of shared files.
         /// `auto` sees changes made on the host after about a second, `never` at
         /// once, `always` perhaps never.
-        cache: CachePolicy = CachePolicy::Auto, OneOf::<CachePolicy>::words();
+        cache: CachePolicy = CachePolicy::Auto, OneOf::<CachePolicy>::words(), Any;
     }
 
     /// Requests to the agent in the guest.
     [agent] Agent {
         /// Seconds after which a request that the agent has not answered has
         /// failed. Waiting for a process to end is not limited.
-        timeout_s: u32 = 30, 1..=3600;
+        timeout_s: u32 = 30, 1..=3600, Any;
+    }
+
+    /// What a pod may ask for itself, by annotations such as
+    /// `casemate.io/machine.vcpus: "2"`. Those of a sandbox's first container
+    /// count: in Kubernetes, those of the pod.
+    [pod] Pod {
+        /// The keys of this configuration that annotations may set. `KEY` allows
+        /// every value that the key accepts, `KEY=PATTERN` those that match, where
+        /// `*` stands for any characters. Keys that name files of the host need a
+        /// pattern, such as `guest.kernel=/opt/kernels/*`: whoever can make pods can
+        /// have any of these files read. An annotation that is not allowed refuses
+        /// the start.
+        annotations: Vec<String> = SAFE.iter().copied().map(str::to_owned).collect(), AllowList;
     }
 
     /// The log of Casemate's own processes.

@@ -11,17 +11,23 @@
 //! in the order of their names; a later value replaces an earlier one, key by
 //! key. A file named on the command line is read instead of all of these.
 //!
+//! Annotations of a pod may change keys for its sandbox, as far as
+//! `pod.annotations` allows: [`Config::with_annotations`].
+//!
 //! The command line reads the files and hands the resolved [`Config`] on as
 //! JSON, so that every process of a sandbox sees the same values even when a
 //! file changes meanwhile.
 
 #![forbid(unsafe_code)]
 
+mod allow;
+mod annotations;
 mod choice;
 mod definition;
 mod document;
 mod domain;
 mod error;
+mod kata;
 mod keys;
 mod nearest;
 mod reference;
@@ -30,9 +36,11 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use annotations::{AnnotationError, AnnotationProblem, PREFIX as ANNOTATION_PREFIX};
 pub use choice::{Accelerator, CachePolicy, Hypervisor, LogLevel, Tier};
 pub use error::Error;
-pub use keys::{Agent, Config, Guest, Log, Machine, Qemu, Share, Vmm};
+pub use kata::kata_markdown;
+pub use keys::{Agent, Config, Guest, Log, Machine, Pod, Qemu, Share, Vmm};
 pub use reference::{default_file, reference_markdown};
 
 /// The file that is read when none is named.

@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
+use crate::allow::SAFE;
+use crate::definition::PerPod;
 use crate::keys::definitions;
-use crate::{DEFAULT_FILE, DROP_IN_DIRECTORY};
+use crate::{ANNOTATION_PREFIX, DEFAULT_FILE, DROP_IN_DIRECTORY};
 
 /// The reference page of the configuration, `docs/configuration.md`.
 pub fn reference_markdown() -> String {
@@ -23,16 +25,29 @@ pub fn reference_markdown() -> String {
         for key in table.keys {
             let _ = write!(
                 page,
-                "\n### `{}.{}`\n\n{}\nAccepts {}. Default: `{}`.\n",
+                "\n### `{}.{}`\n\n{}\nAccepts {}. Default: `{}`.\n{}",
                 table.name,
                 key.name,
                 unindented(key.doc),
                 key.accepts,
                 key.default,
+                per_pod(&format!("{}.{}", table.name, key.name), key.per_pod),
             );
         }
     }
     page
+}
+
+/// How a pod sets the key, if it can.
+fn per_pod(key: &str, per_pod: Option<PerPod>) -> String {
+    if per_pod.is_none() {
+        return String::new();
+    }
+    let allowed = match SAFE.contains(&key) {
+        true => "allowed by default",
+        false => "not allowed by default",
+    };
+    format!("Annotation of a pod: `{ANNOTATION_PREFIX}{key}`, {allowed}.\n")
 }
 
 /// A configuration file that says what holds without it, with every key as a

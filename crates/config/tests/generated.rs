@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use casemate_config::{Config, default_file, reference_markdown};
+use casemate_config::{Config, default_file, kata_markdown, reference_markdown};
 
 /// Set to write the files instead of comparing them.
 const WRITE: &str = "CASEMATE_WRITE_GENERATED";
@@ -31,6 +31,18 @@ fn the_reference_is_up_to_date() {
 #[test]
 fn the_default_file_is_up_to_date() {
     check("config.toml", &default_file());
+}
+
+/// A table within a page that is written by hand.
+#[test]
+fn the_table_of_kata_s_annotations_is_up_to_date() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/migrating-from-kata.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let begin = page.find("<!-- kata: ").unwrap();
+    let begin = begin + page[begin..].find('\n').unwrap() + 1;
+    let end = page.find("<!-- /kata -->").unwrap();
+    let expected = format!("{}{}{}", &page[..begin], kata_markdown(), &page[end..]);
+    check("migrating-from-kata.md", &expected);
 }
 
 #[test]

@@ -40,6 +40,9 @@ fn keys_are_read() {
         [share]
         cache = "never"
 
+        [pod]
+        annotations = ["machine.vcpus", "guest.kernel=/opt/kernels/*"]
+
         [log]
         level = "debug"
         "#,
@@ -53,6 +56,7 @@ fn keys_are_read() {
     expected.machine.memory_mib = 1024;
     expected.guest.kernel_parameters = "debug quiet".into();
     expected.share.cache = CachePolicy::Never;
+    expected.pod.annotations = vec!["machine.vcpus".into(), "guest.kernel=/opt/kernels/*".into()];
     expected.log.level = LogLevel::Debug;
     assert_eq!(config, expected);
 }
@@ -114,6 +118,15 @@ fn refusals_name_line_and_remedy() {
             "[vmm]\nmin_tier = \"strong\"\n",
             "config.toml:2: vmm.min_tier = \"strong\": \
              expected \"emulated\", \"nested\" or \"kvm\"",
+        ),
+        (
+            "[pod]\nannotations = [\"machine.vcpus\", \"qemu.path\"]\n",
+            "config.toml:2: pod.annotations = [\"machine.vcpus\", \"qemu.path\"]: expected a list of \
+             \"vmm.accelerator\", \"vmm.min_tier\", \"vmm.boot_timeout_s\", \
+             \"vmm.console_log_kib\", \"qemu.translation_buffer_mib\", \"machine.vcpus\", \
+             \"machine.memory_mib\", \"machine.hotplug_slots\", \"guest.kernel=/…\", \
+             \"guest.initrd=/…\", \"guest.kernel_parameters\", \"share.cache\", \
+             \"agent.timeout_s\"",
         ),
         (
             "[vmm]\nhypervisor = [\n  1,\n  2]\n",

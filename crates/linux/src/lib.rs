@@ -21,6 +21,7 @@ pub mod mount;
 pub mod namespace;
 pub mod netlink;
 pub mod process;
+pub mod program;
 pub mod reactor;
 pub mod reaping;
 pub mod seccomp;

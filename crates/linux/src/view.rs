@@ -46,6 +46,17 @@ impl View {
         Self { namespace, root }
     }
 
+    /// Another hold on the same.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            namespace: self.namespace.try_clone()?,
+            root: self.root.try_clone()?,
+        })
+    }
+
     /// To be handed over.
     pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
         [self.namespace.as_fd(), self.root.as_fd()]

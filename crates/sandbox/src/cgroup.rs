@@ -42,6 +42,13 @@ pub enum Error {
          systemd cgroups"
     )]
     NoScope(String),
+    /// Nobody makes scopes here.
+    #[error(
+        "cgroup path {0:?}: systemd does not run here; use the client's cgroupfs driver \
+         (podman: --cgroup-manager=cgroupfs, docker: native.cgroupdriver=cgroupfs, containerd: \
+         SystemdCgroup = false)"
+    )]
+    NoSystemd(String),
     /// systemd refuses.
     #[error("systemd: {unit}: {source}")]
     Systemd {
@@ -76,6 +83,18 @@ impl From<ledger::Error> for Error {
 }
 
 impl Cgroup {
+    /// Whether the cgroup of `path` can be made here, as far as that can be known
+    /// without trying.
+    ///
+    /// # Errors
+    /// As [`Cgroup::locate`]; [`Error::NoSystemd`].
+    pub fn check(path: &str) -> Result<(), Error> {
+        match Self::locate(path.as_ref())?.scope {
+            Some(_) if !scope::is_available() => Err(Error::NoSystemd(path.to_owned())),
+            _ => Ok(()),
+        }
+    }
+
     /// Finds where the cgroup of `path` would be; creates nothing.
     ///
     /// # Errors

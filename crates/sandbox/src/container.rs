@@ -76,8 +76,9 @@ pub(crate) struct Process {
     /// monitor's.
     pub(crate) pid: u32,
     pub(crate) stand_in: Option<StandIn>,
-    /// It has, or had, a stand-in: who made it learns the status from that.
-    pub(crate) attached: bool,
+    /// Who made it deletes it; one of the command line's is forgotten when it
+    /// has ended, as the status is its stand-in's.
+    pub(crate) kept: bool,
     pub(crate) input: Option<Input>,
     /// An exec that the guest has not been asked for yet: its start does that.
     pub(crate) waiting: Option<Box<WaitingExec>>,
@@ -86,6 +87,8 @@ pub(crate) struct Process {
     pub(crate) size: Option<(u32, u32)>,
     /// Its stand-in ended while the guest made it.
     pub(crate) orphaned: bool,
+    /// It has ended, and who hears the news has not heard that.
+    pub(crate) untold: bool,
     pub(crate) waiters: Vec<Reply<ExitStatus>>,
     /// Asked to be removed once it has ended.
     pub(crate) removal: Option<Reply<ExitStatus>>,
@@ -96,13 +99,14 @@ impl Process {
         Self {
             phase: Phase::Creating,
             pid: stand_in.as_ref().map_or(std::process::id(), StandIn::pid),
-            attached: stand_in.is_some(),
+            kept: true,
             stand_in,
             input: None,
             waiting: None,
             terminal,
             size: None,
             orphaned: false,
+            untold: false,
             waiters: Vec::new(),
             removal: None,
         }

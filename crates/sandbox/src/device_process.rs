@@ -2,6 +2,7 @@
 //! written in `casemate-devices`. It is the same binary under another verb.
 
 use std::{
+    ffi::OsString,
     fs::{self, OpenOptions},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -10,9 +11,8 @@ use std::{
 
 use casemate_config::CachePolicy;
 use casemate_linux::{
-    descriptor,
-    process::{self, Birth, Child, Exit},
-    reactor,
+    process::{Child, Exit},
+    program, reactor,
 };
 use nix::libc;
 use tokio::io::unix::AsyncFd;
@@ -74,19 +74,19 @@ impl DeviceProcess {
             .append(true)
             .open(start.log)
             .map_err(failed("open its log"))?;
-        let arguments = command_line(&start);
         let descriptors = [
             start.fs_listener,
             start.vsock_listener,
             start.hybrid_listener,
         ];
-        let parent = std::process::id();
-        let process = process::spawn(Birth::default(), || {
-            let error = become_device_process(&arguments, &descriptors, log.as_fd(), parent);
-            eprintln!("device process: {error}");
-            127
-        })
-        .map_err(failed("start"))?;
+        let started = program::Start {
+            stdio: [None, None, Some(log.as_fd())],
+            descriptors: &descriptors,
+            dies_with_parent: true,
+            ..program::Start::default()
+        };
+        let process = program::start("/proc/self/exe", &command_line(&start), started)
+            .map_err(failed("start"))?;
         let pidfd = process
             .pidfd()
             .try_clone_to_owned()
@@ -155,37 +155,8 @@ fn command_line(start: &Start<'_>) -> Vec<Vec<u8>> {
         cache: start.cache,
         settings: casemate_devices::Settings::default(),
     };
-    let mut line = vec![b"casemate".to_vec(), VERB.into()];
-    line.extend(
-        arguments
-            .to_args()
-            .into_iter()
-            .map(|arg| arg.into_encoded_bytes()),
-    );
-    line
-}
-
-/// In the child: returns only when it has failed.
-fn become_device_process(
-    arguments: &[Vec<u8>],
-    descriptors: &[BorrowedFd<'_>],
-    log: BorrowedFd<'_>,
-    parent: u32,
-) -> io::Error {
-    let attempt = || {
-        let null = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/null")?;
-        nix::unistd::dup2_stdin(&null)?;
-        nix::unistd::dup2_stdout(&null)?;
-        nix::unistd::dup2_stderr(log)?;
-        descriptor::arrange_for_exec(descriptors)?;
-        process::die_with_parent(parent)?;
-        process::exec(b"/proc/self/exe", arguments, &[])
-    };
-    match attempt() {
-        Ok(never) => match never {},
-        Err(error) => error,
-    }
+    let words = arguments.to_args().into_iter();
+    let words = words.map(OsString::into_encoded_bytes);
+    let verb = [b"casemate".to_vec(), VERB.into()];
+    verb.into_iter().chain(words).collect()
 }

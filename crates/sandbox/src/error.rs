@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use crate::{
-    agent, cgroup, disk, hooks, identifier, ledger, machine, network, policy, share, spec, state,
-    stdio,
+    agent, cgroup, disk, hooks, identifier, ledger, machine, network, policy, rootfs, share, spec,
+    state, stdio,
 };
 
 /// Why a request was not fulfilled.
@@ -136,6 +136,7 @@ on_the_host!(
     cgroup::Error,
     disk::Error,
     ledger::Error,
+    rootfs::Error,
     share::Error,
     state::Error,
     stdio::Error

@@ -12,6 +12,7 @@ use crate::{
     rootfs::RootMount,
     stand_in::Attachment,
     state::Status,
+    stdio::Stdio,
     timeline::Span,
 };
 
@@ -29,6 +30,22 @@ pub struct Create {
     /// What makes its root file system, in this order, at the place that the
     /// bundle names; empty when it is there already.
     pub rootfs: Vec<RootMount>,
+}
+
+/// What happens in a sandbox without anybody asking, or when what was asked for
+/// has happened. News come in the order of the events.
+#[derive(Debug, Clone)]
+pub enum News {
+    /// A process runs; its id on the host that clients may watch.
+    Started(Key, u32),
+    /// A process has ended, and its output is with the client.
+    Exited(Key, u32, ExitStatus),
+    /// The guest has killed a process of a container for want of memory.
+    OutOfMemory(Id),
+    /// No process of a container runs any more.
+    Paused(Id),
+    /// They go on.
+    Resumed(Id),
 }
 
 /// When a sandbox is to end.
@@ -76,6 +93,8 @@ pub struct GuestProcess {
     pub command: String,
     /// The process on the host that stands for it: for init and execs.
     pub host_pid: Option<u32>,
+    /// Its exec id; that of the init is empty. Others have none.
+    pub exec: Option<String>,
 }
 
 /// Interface files of a container's cgroup in the guest, by name.
@@ -86,6 +105,7 @@ pub(crate) enum Command {
     Attach(Box<Attachment>, Reply<()>),
     Create(Create, Reply<u32>),
     Exec(Key, Vec<u8>, Reply<()>),
+    Supply(Key, Stdio, Reply<()>),
     Start(Key, Reply<u32>),
     Wait(Key, Reply<ExitStatus>),
     Signal {
@@ -144,6 +164,14 @@ impl Handle {
     /// When the container does not run or the guest refuses.
     pub async fn exec(&self, key: Key, process: Vec<u8>) -> Result<(), Error> {
         self.ask(|reply| Command::Exec(key, process, reply)).await
+    }
+
+    /// Gives an exec that waits for its start the client's ends of its streams.
+    ///
+    /// # Errors
+    /// When it does not wait any more.
+    pub async fn supply(&self, key: Key, stdio: Stdio) -> Result<(), Error> {
+        self.ask(|reply| Command::Supply(key, stdio, reply)).await
     }
 
     /// Lets a created process run; answers with the pid that clients may watch.

@@ -23,6 +23,9 @@ const LINK: &str = "sandbox";
 /// What the name of a sandbox's directory begins with.
 const PREFIX: &str = ".sandbox-";
 
+/// How many digits of a random number are in the name.
+const NUMBER_DIGITS: usize = 16;
+
 /// The directory of the sandbox to which the container in `container` belongs,
 /// whether it is still there or not; none for a container without a sandbox.
 pub fn sandbox_of(container: &Path) -> Option<PathBuf> {
@@ -39,7 +42,10 @@ pub fn sandbox_of(container: &Path) -> Option<PathBuf> {
 /// A full disk.
 pub fn make_sandbox(container: &Path) -> io::Result<PathBuf> {
     let number = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
-    let sandbox = container.with_file_name(format!("{PREFIX}{}", number.trim()));
+    // A path of a socket in it has to fit into 107 bytes.
+    let digits = number.chars().filter(char::is_ascii_hexdigit);
+    let number: String = digits.take(NUMBER_DIGITS).collect();
+    let sandbox = container.with_file_name(format!("{PREFIX}{number}"));
     // Who finds the container can clean up from now on.
     join_sandbox(container, &sandbox)?;
     // Sockets and logs in it are for root alone.

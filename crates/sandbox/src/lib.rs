@@ -13,6 +13,7 @@
 
 pub mod agent;
 pub mod cgroup;
+pub mod claim;
 mod container;
 mod device_process;
 mod disk;
@@ -31,7 +32,9 @@ mod oom;
 mod owner;
 pub mod pod;
 pub mod policy;
+pub mod processes;
 pub mod rootfs;
+pub mod settings;
 pub mod share;
 pub mod size;
 pub mod spec;
@@ -44,8 +47,8 @@ pub mod timeline;
 pub use container::{ExitStatus, LOST};
 pub use device_process::{LOG as DEVICES_LOG, VERB as DEVICES_VERB};
 pub use error::{Error, Kind};
-pub use handle::{CgroupFiles, Create, GuestProcess, Handle, ProcessState, Stop};
+pub use handle::{CgroupFiles, Create, GuestProcess, Handle, News, ProcessState, Stop};
 pub use identifier::Id;
 pub use key::Key;
-pub use machine::{CONSOLE_LOG, Options};
+pub use machine::{CONSOLE_LOG, Client, Listener, Options};
 pub use owner::open;

@@ -37,6 +37,7 @@ use crate::{
     agent::{self, Agent},
     cgroup::{self, Cgroup},
     device_process::{self, DeviceProcess},
+    handle::News,
     identifier::Id,
     ledger::{self, Ledger},
     network::{self, Claim, Namespace},
@@ -84,6 +85,44 @@ pub struct Options {
     pub cgroup: Option<String>,
     /// The resolved configuration.
     pub config: Config,
+    /// Who asks, and what follows from that.
+    pub client: Client,
+}
+
+/// Who a sandbox's client is.
+#[derive(Debug, Clone)]
+pub enum Client {
+    /// The OCI command line. It says no farewell: the sandbox ends when its last
+    /// container has been deleted, and an exec is forgotten when it has ended.
+    CommandLine,
+    /// containerd, which hears the news, deletes what it has made, and asks for
+    /// the end of the sandbox.
+    Containerd(Listener),
+}
+
+/// Who hears the news of a sandbox. It must not take its time.
+#[derive(Clone)]
+pub struct Listener(Arc<dyn Fn(News) + Send + Sync>);
+
+impl Listener {
+    /// Calls `hear` with each.
+    pub fn new(hear: impl Fn(News) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hear))
+    }
+}
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Listener")
+    }
+}
+
+impl Client {
+    pub(crate) fn tell(&self, news: News) {
+        if let Self::Containerd(Listener(hear)) = self {
+            hear(news);
+        }
+    }
 }
 
 /// Why a sandbox did not come up.

@@ -163,6 +163,7 @@ impl Owner {
             Command::Attach(attachment, reply) => answer(reply, self.attach(*attachment)),
             Command::Create(create, reply) => self.create(create, reply),
             Command::Exec(key, process, reply) => answer(reply, self.exec(&key, &process)),
+            Command::Supply(key, stdio, reply) => answer(reply, self.supply(&key, stdio)),
             Command::Start(key, reply) => self.start(key, reply),
             Command::Wait(key, reply) => self.wait(&key, reply),
             Command::Signal {
@@ -205,7 +206,7 @@ impl Owner {
             Event::Down(reason) => self.machine_down(reason),
             Event::Made(key, result) => self.made(key, *result),
             Event::Started(key, result, reply) => self.started(&key, result, reply),
-            Event::Frozen(key, frozen, result, reply) => self.frozen(&key, frozen, result, reply),
+            Event::Frozen(key, frozen, result, reply) => self.frozen(key, frozen, result, reply),
             Event::Ended(key, exit) => self.ended(&key, exit),
             Event::TerminalSize(key, size) => {
                 if let Some(attachment) = self.attachments.get_mut(&key) {

@@ -7,6 +7,7 @@
 //! kernel takes everything down with the last process of the namespace.
 
 use std::{
+    borrow::Cow,
     fs::{self, File},
     io,
     os::fd::{AsFd, OwnedFd},
@@ -39,12 +40,12 @@ pub struct Share {
 }
 
 /// What is put into a slot.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Entry<'a> {
     /// Existing file or directory on the host.
     pub source: &'a Path,
     /// Place relative to the share.
-    pub slot: &'a str,
+    pub slot: Cow<'a, str>,
     /// The guest may not write, whatever it does.
     pub readonly: bool,
     /// With what is mounted below the source.
@@ -71,6 +72,15 @@ impl Entry<'_> {
         let source = self.source;
         let tree =
             mount::clone_tree(source, self.recursive).map_err(failed(source, "clone mount"))?;
+        self.of(tree, source.is_dir())
+    }
+
+    /// Takes what has been mounted for it already.
+    ///
+    /// # Errors
+    /// When its attributes cannot be set.
+    pub fn of(&self, tree: OwnedFd, is_directory: bool) -> Result<Taken, Error> {
+        let source = self.source;
         // The host serves bytes: it never runs or opens what the guest leaves.
         let inert = attr::NOSUID | attr::NODEV | attr::NOEXEC;
         let mut attributes = vec![(inert, self.recursive)];
@@ -83,8 +93,8 @@ impl Entry<'_> {
         }
         Ok(Taken {
             source: source.to_owned(),
-            slot: self.slot.to_owned(),
-            is_directory: source.is_dir(),
+            slot: self.slot.clone().into_owned(),
+            is_directory,
             tree,
         })
     }
@@ -256,7 +266,7 @@ mod tests {
             let share = Share::open(&sandbox).unwrap();
             let entry = |source, slot, readonly| Entry {
                 source,
-                slot,
+                slot: Cow::Borrowed(slot),
                 readonly,
                 recursive: true,
                 readonly_below: false,

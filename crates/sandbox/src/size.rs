@@ -1,4 +1,5 @@
-//! How large a machine a container gets, from the limits in its configuration.
+//! How large a machine a container gets, from the limits in its configuration;
+//! the first container of a Kubernetes pod, from those of the pod.
 //!
 //! * **Processors**: as many as the CPU quota is worth, rounded up, and no more
 //!   than the cpuset names; `machine.vcpus` without a quota.
@@ -46,15 +47,6 @@ pub fn machine(default: &Machine, resources: Option<&LinuxResources>, host: Host
         memory_mib: memory_mib(default.memory_mib, limit, host.memory_mib),
         ..default.clone()
     }
-}
-
-/// The limit of memory in bytes, 0 without one.
-pub(crate) fn memory_limit(resources: Option<&LinuxResources>) -> u64 {
-    let memory = resources.and_then(|resources| resources.memory().as_ref());
-    let limit = memory.and_then(oci_spec::runtime::LinuxMemory::limit);
-    limit
-        .and_then(|limit| u64::try_from(limit).ok())
-        .unwrap_or(0)
 }
 
 fn vcpus(default: u32, cpu: Option<&LinuxCpu>, processors: u32) -> u32 {

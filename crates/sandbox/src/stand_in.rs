@@ -26,7 +26,7 @@ use std::{
     path::Path,
 };
 
-use casemate_linux::{socket, view::View};
+use casemate_linux::{process::Child, socket, view::View};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
@@ -72,6 +72,11 @@ pub struct Attachment {
     pub size: Option<TerminalSize>,
     /// Where the paths of a container's bundle lead; none for an exec.
     pub view: Option<View>,
+    /// The stand-in's process, when it is a child of this one.
+    pub child: Option<Child>,
+    /// Who brings it will delete its process; else an exec is forgotten when it
+    /// has ended.
+    pub kept: bool,
 }
 
 /// The monitor's hold on a stand-in.
@@ -125,6 +130,12 @@ pub enum Error {
 }
 
 impl StandIn {
+    /// The hold on the stand-in with this process id, whose control socket ends
+    /// here.
+    pub fn new(pid: u32, control: UnixStream) -> Self {
+        Self { pid, control }
+    }
+
     /// Process id on the host.
     pub fn pid(&self) -> u32 {
         self.pid
@@ -226,6 +237,8 @@ fn parse(line: &[u8], descriptors: Vec<OwnedFd>) -> Result<Attachment, Error> {
         },
         size: None,
         view,
+        child: None,
+        kept: false,
     })
 }
 

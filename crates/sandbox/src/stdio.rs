@@ -274,6 +274,9 @@ impl ClientEnd {
         let file = if kind.is_socket() {
             set_nonblocking(&file)?;
             file
+        } else if is_nonblocking(&file)? {
+            // Somebody has opened it for us.
+            file
         } else {
             reopen(&file, direction).or_else(|_| set_nonblocking(&file).map(|()| file))?
         };
@@ -335,6 +338,12 @@ fn reopen(file: &File, direction: Direction) -> io::Result<File> {
         .write(direction == Direction::Write)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+fn is_nonblocking(file: &File) -> io::Result<bool> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let flags = OFlag::from_bits_retain(fcntl(file.as_fd(), FcntlArg::F_GETFL)?);
+    Ok(flags.contains(OFlag::O_NONBLOCK))
 }
 
 fn set_nonblocking(file: &File) -> io::Result<()> {

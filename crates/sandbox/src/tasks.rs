@@ -3,14 +3,14 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     rc::{Rc, Weak},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use casemate_hypervisor::{DeviceId, Hypervisor, Vm};
-use casemate_linux::view::View;
+use casemate_linux::{process::Child, reactor, view::View};
 use casemate_protocol::agent as message;
 use oci_spec::runtime::Hooks;
 use tokio::{
@@ -35,6 +35,7 @@ use crate::{
     network,
     oom::Notice,
     owner::{Event, Farewell},
+    rootfs,
     share::{Entry, Share, Taken},
     spec::{self, GuestSpec, HostPath, HostSpec},
     stand_in::{StandIn, TerminalSize},
@@ -102,7 +103,29 @@ pub(crate) fn read_bundle(
     view: &View,
     containers: Vec<Neighbour>,
 ) -> Result<ReadBundle, Error> {
-    view.within(|| read_bundle_here(create, &Neighbours::known(containers)))
+    let mut bundle = within(view, || {
+        read_bundle_here(create, &Neighbours::known(containers))
+    })?;
+    let place = bundle.host.rootfs.as_ref();
+    if let Some(place) = place.filter(|_| bundle.disk.is_none()) {
+        let entry = root_entry(create, place.as_path());
+        let root = match create.rootfs.as_slice() {
+            [] => within(view, || Ok(entry.take()?)),
+            mounts => within(view, || {
+                let tree = rootfs::assemble(mounts, place.as_path())?;
+                Ok(entry.of(tree, true)?)
+            }),
+        };
+        bundle.files.push(root?);
+    }
+    Ok(bundle)
+}
+
+fn within<T: Send>(
+    view: &View,
+    work: impl FnOnce() -> Result<T, Error> + Send,
+) -> Result<T, Error> {
+    view.within(work)
         .map_err(|error| Error::Host(format!("mount namespace of the client: {error}").into()))?
 }
 
@@ -118,47 +141,41 @@ fn read_bundle_here(create: &Create, containers: &Neighbours) -> Result<ReadBund
         directory: &directory,
     };
     let split = spec::split(&spec, bundle, &spec::LiveHost(containers))?;
-    // A sandbox container has no root file system, whatever comes with it.
-    let has_root = split.host.rootfs.is_some();
-    let disk = match has_root {
-        true => RootDisk::of(&create.rootfs)?,
-        false => None,
+    // A sandbox container has none at all.
+    let disk = match &split.host.rootfs {
+        Some(_) => RootDisk::of(&create.rootfs)?,
+        None => None,
     };
-    if has_root && disk.is_none() && !create.rootfs.is_empty() {
-        let text = "root file system: only a single file system on a disk can be mounted";
-        return Err(Error::Host(text.into()));
-    }
     Ok(ReadBundle {
         oci_version: spec.version().clone(),
-        files: take_files(create, &split.host, disk.is_some())?,
+        files: take_files(&split.host)?,
         disk,
         host: split.host,
         guest: split.guest,
     })
 }
 
-fn take_files(create: &Create, host: &HostSpec, on_disk: bool) -> Result<Vec<Taken>, Error> {
-    let slot = casemate_protocol::paths::rootfs_slot(create.id.as_str());
-    let rootfs = host
-        .rootfs
-        .as_ref()
-        .filter(|_| !on_disk)
-        .map(|rootfs| Entry {
-            source: rootfs.as_path(),
-            slot: &slot,
-            readonly: false,
-            recursive: true,
-            readonly_below: false,
-        });
+/// The root file system's.
+fn root_entry<'a>(create: &Create, place: &'a Path) -> Entry<'a> {
+    Entry {
+        source: place,
+        slot: casemate_protocol::paths::rootfs_slot(create.id.as_str()).into(),
+        readonly: false,
+        recursive: true,
+        readonly_below: false,
+    }
+}
+
+/// The volumes.
+fn take_files(host: &HostSpec) -> Result<Vec<Taken>, Error> {
     let volumes = host.shares.iter().map(|share| Entry {
         source: share.source.as_path(),
-        slot: &share.slot,
+        slot: share.slot.as_str().into(),
         readonly: share.readonly,
         recursive: share.recursive,
         readonly_below: share.readonly_below,
     });
-    let entries = rootfs.into_iter().chain(volumes);
-    Ok(entries
+    Ok(volumes
         .map(|entry| entry.take())
         .collect::<Result<_, _>>()?)
 }
@@ -434,7 +451,13 @@ pub(crate) fn spawn_wait(
 }
 
 /// Hears what the stand-in of a process reports, until it ends.
-pub(crate) fn spawn_stand_in_watch(key: Key, stand_in: &StandIn, events: UnboundedSender<Event>) {
+/// One that is a child of ours is reaped then.
+pub(crate) fn spawn_stand_in_watch(
+    key: Key,
+    stand_in: &StandIn,
+    child: Option<Child>,
+    events: UnboundedSender<Event>,
+) {
     let reports = stand_in.reports().and_then(|socket| {
         socket.set_nonblocking(true)?;
         tokio::net::UnixStream::from_std(socket)
@@ -450,7 +473,22 @@ pub(crate) fn spawn_stand_in_watch(key: Key, stand_in: &StandIn, events: Unbound
             report(&events, Event::TerminalSize(key.clone(), size));
         }
         report(&events, Event::StandInGone(key));
+        if let Some(child) = child
+            && let Err(error) = reap(&child).await
+        {
+            tracing::warn!(pid = child.pid(), %error, "a stand-in cannot be reaped");
+        }
     });
+}
+
+/// Waits for the end of a child without standing in anybody's way.
+async fn reap(child: &Child) -> std::io::Result<()> {
+    let pidfd = child.pidfd().try_clone_to_owned()?;
+    reactor::register_readable(pidfd)?
+        .readable()
+        .await?
+        .retain_ready();
+    child.try_wait().map(drop)
 }
 
 /// Kills a process without being asked twice; an init with its container.
@@ -521,7 +559,9 @@ pub(crate) fn spawn_list(
                     command: printable(&process.command),
                     host_pid: process
                         .exec_id
-                        .and_then(|exec| host_pids.get(&exec).copied()),
+                        .as_ref()
+                        .and_then(|exec| host_pids.get(exec).copied()),
+                    exec: process.exec_id.filter(|exec| host_pids.contains_key(exec)),
                 })
                 .collect()
         });

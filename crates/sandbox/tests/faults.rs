@@ -25,7 +25,7 @@ use casemate_hypervisor::fake::Fake;
 use casemate_linux::{socket::send_with_descriptors, view::View};
 use casemate_protocol::{HOST_CONTROL_PORT, agent as message, agent_ttrpc};
 use casemate_sandbox::{
-    Create, Error, Handle, Id, Key, Options, Stop, layout,
+    Client, Create, Error, Handle, Id, Key, Options, Stop, layout,
     ledger::Ledger,
     rootfs::RootMount,
     stand_in::{Announcement, Attachment, receive},
@@ -154,6 +154,7 @@ async fn live(house: House<'_>, hypervisor: Rc<Fake>, agent: Arc<FakeAgent>) -> 
         cgroup: None,
         hostname: "web".into(),
         config,
+        client: Client::CommandLine,
     };
     let opened = casemate_sandbox::open(options, hypervisor, Timeline::default());
     let (handle, owner) = opened.expect("the sandbox opens");

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod containerd;
 mod metrics;
 mod monitor;
 mod status;
@@ -19,6 +20,7 @@ use std::{collections::HashMap, io, sync::Arc};
 
 use casemate_protocol::monitor_ttrpc::create_monitor;
 use casemate_sandbox::Handle;
+use containerd::Door;
 use containerd_shim_protos::shim_async::create_task;
 use futures::stream;
 use tokio::net::UnixListener;
@@ -33,24 +35,33 @@ const TASK_V3: &str = "containerd.task.v3.Task";
 const TASK_V2: &str = "containerd.task.v2.Task";
 
 /// Serves a sandbox on a listening socket, until the server is dropped or shut
-/// down.
+/// down. With a door, containerd's way of making processes is understood as well.
 ///
 /// # Errors
 /// When the socket cannot be used.
-pub async fn serve(listener: UnixListener, handle: Handle) -> io::Result<Server> {
+pub async fn serve(
+    listener: UnixListener,
+    handle: Handle,
+    door: Option<Arc<Door>>,
+) -> io::Result<Server> {
     let connections = stream::unfold(listener, |listener| async {
         let accepted = listener.accept().await.map(|(connection, _)| connection);
         Some((accepted, listener))
     });
     let mut server = Server::new()
         .add_listener(Listener::new(connections))
-        .register_service(services(&handle));
+        .register_service(services(&handle, door.as_ref()));
     server.start().await.map_err(io::Error::other)?;
     Ok(server)
 }
 
-fn services(handle: &Handle) -> HashMap<String, Service> {
-    let task = || create_task(Arc::new(task::TaskService::new(handle.clone())));
+fn services(handle: &Handle, door: Option<&Arc<Door>>) -> HashMap<String, Service> {
+    let task = || {
+        create_task(Arc::new(task::TaskService::new(
+            handle.clone(),
+            door.cloned(),
+        )))
+    };
     let mut services = task();
     if let Some(service) = task().remove(TASK_V3) {
         services.insert(TASK_V2.to_owned(), service);

@@ -1,24 +1,39 @@
 //! containerd's Task service over a sandbox.
 //!
-//! What is not here yet answers with the generated service's own "not
-//! supported".
+//! A client that has attached stand-in and streams beforehand (the command
+//! line) says so in their place; another names the streams, and the [`Door`]
+//! lets its processes in.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
-use casemate_sandbox::{Create, ExitStatus, Handle, Id, Key, Stop, state::Status};
+use casemate_sandbox::{
+    Create, Error, GuestProcess, Handle, Id, Key, Stop,
+    policy::{self, Operation, Refusal},
+    rootfs::RootMount,
+    state::Status,
+};
 use containerd_shim_protos::{
     api,
-    protobuf::{EnumOrUnknown, MessageField, well_known_types::timestamp::Timestamp},
+    events::task::{TaskCreate, TaskIO},
+    protobuf::{EnumOrUnknown, Message, MessageField, well_known_types::any::Any},
+    shim::oci::ProcessDetails,
     shim_async::Task,
-    types::task::{ProcessInfo, Status as TaskStatus},
+    types::{
+        mount::Mount,
+        task::{ProcessInfo, Status as TaskStatus},
+    },
 };
-use ttrpc::{Result, asynchronous::TtrpcContext};
+use ttrpc::{Code, Result, asynchronous::TtrpcContext};
 
 use crate::{
+    containerd::{Addresses, Arrival, Door, What},
     metrics,
-    status::{from_error, internal, invalid},
+    status::{from_error, from_refusal, internal, invalid, timestamp, unsupported},
 };
+
+/// What containerd calls [`ProcessDetails`].
+const PROCESS_DETAILS: &str = "containerd.runc.v1.ProcessDetails";
 
 /// In place of a path in Create and Exec: the stream's descriptor came over the
 /// attach socket.
@@ -26,11 +41,31 @@ pub const ATTACHED: &str = "attached";
 
 pub(crate) struct TaskService {
     sandbox: Handle,
+    door: Option<Arc<Door>>,
 }
 
 impl TaskService {
-    pub(crate) fn new(sandbox: Handle) -> Self {
-        Self { sandbox }
+    pub(crate) fn new(sandbox: Handle, door: Option<Arc<Door>>) -> Self {
+        Self { sandbox, door }
+    }
+
+    /// The door for a process with these streams; none when they have been
+    /// attached.
+    fn door(&self, addresses: &Addresses) -> Result<Option<&Door>> {
+        let all = [&addresses.stdin, &addresses.stdout, &addresses.stderr];
+        if all.into_iter().any(|address| address == ATTACHED) {
+            return Ok(None);
+        }
+        match (
+            &self.door,
+            all.into_iter().find(|address| !address.is_empty()),
+        ) {
+            (Some(door), _) => Ok(Some(door)),
+            (None, None) => Ok(None),
+            (None, Some(address)) => Err(invalid(format!(
+                "stream {address:?}: only attached streams are supported"
+            ))),
+        }
     }
 }
 
@@ -41,19 +76,39 @@ impl Task for TaskService {
         _: &TtrpcContext,
         request: api::CreateTaskRequest,
     ) -> Result<api::CreateTaskResponse> {
-        only_attached([&request.stdin, &request.stdout, &request.stderr])?;
-        if !request.rootfs.is_empty() {
-            return Err(invalid("mounts for the root file system are not supported"));
-        }
         if !request.checkpoint.is_empty() {
-            return Err(invalid("restoring from a checkpoint is not supported"));
+            return Err(unsupported("restoring from a checkpoint is not supported"));
         }
+        let id = id(&request.id)?;
+        let bundle = PathBuf::from(&request.bundle);
+        let addresses = Addresses {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+        };
+        let door = self.door(&addresses)?;
+        let admission = match door {
+            None => None,
+            Some(door) => {
+                let arrival = Arrival {
+                    key: Key::init(id.clone()),
+                    addresses,
+                    what: What::Bundle(&bundle),
+                };
+                let admitted = door.admit(&self.sandbox, arrival).await;
+                Some(admitted.map_err(from_refusal)?)
+            }
+        };
         let create = Create {
-            id: id(&request.id)?,
-            bundle: PathBuf::from(request.bundle),
-            rootfs: Vec::new(),
+            id,
+            bundle,
+            rootfs: request.rootfs.iter().map(root_mount).collect(),
         };
         let pid = self.sandbox.create(create).await.map_err(from_error)?;
+        if let (Some(door), Some(admission)) = (door, admission) {
+            admission.keep();
+            door.created(created(request, pid));
+        }
         Ok(api::CreateTaskResponse {
             pid,
             ..Default::default()
@@ -66,6 +121,12 @@ impl Task for TaskService {
         request: api::StartRequest,
     ) -> Result<api::StartResponse> {
         let key = key(&request.id, &request.exec_id)?;
+        if let (Some(door), true) = (&self.door, key.exec.is_some())
+            && let Some(stdio) = door.streams(&key).await.map_err(from_refusal)?
+        {
+            let supplied = self.sandbox.supply(key.clone(), stdio).await;
+            supplied.map_err(from_error)?;
+        }
         let pid = self.sandbox.start(key).await.map_err(from_error)?;
         Ok(api::StartResponse {
             pid,
@@ -74,19 +135,48 @@ impl Task for TaskService {
     }
 
     async fn exec(&self, _: &TtrpcContext, request: api::ExecProcessRequest) -> Result<api::Empty> {
-        only_attached([&request.stdin, &request.stdout, &request.stderr])?;
         if request.exec_id.is_empty() {
             return Err(invalid("exec without an id"));
         }
         let key = key(&request.id, &request.exec_id)?;
-        let process = request
-            .spec
-            .into_option()
-            .ok_or_else(|| invalid("exec without a process"))?;
+        let process = request.spec.into_option();
+        let process = process
+            .ok_or_else(|| invalid("exec without a process"))?
+            .value;
+        let addresses = Addresses {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+        };
+        let Some(door) = self.door(&addresses)? else {
+            let added = self.sandbox.exec(key, process).await;
+            return added.map(|()| api::Empty::default()).map_err(from_error);
+        };
+        // Nobody is let in for a container that is not there.
+        let container = Key::init(key.container.clone());
+        let status = self
+            .sandbox
+            .state(container)
+            .await
+            .map_err(from_error)?
+            .status;
+        let allowed = policy::allow(Operation::Exec, status);
+        allowed.map_err(|refusal| from_error(refusal.into()))?;
+        let arrival = Arrival {
+            key: key.clone(),
+            addresses,
+            what: What::Process(&process),
+        };
+        let admission = door
+            .admit(&self.sandbox, arrival)
+            .await
+            .map_err(from_refusal)?;
         self.sandbox
-            .exec(key, process.value)
+            .exec(key.clone(), process)
             .await
             .map_err(from_error)?;
+        admission.keep();
+        door.exec_added(key);
         Ok(api::Empty::default())
     }
 
@@ -96,10 +186,19 @@ impl Task for TaskService {
         request: api::StateRequest,
     ) -> Result<api::StateResponse> {
         let key = key(&request.id, &request.exec_id)?;
+        let addresses = self.door.as_ref().map(|door| door.addresses(&key));
+        let Addresses {
+            stdin,
+            stdout,
+            stderr,
+        } = addresses.unwrap_or_default();
         let state = self.sandbox.state(key).await.map_err(from_error)?;
         Ok(api::StateResponse {
             id: request.id,
             exec_id: request.exec_id,
+            stdin,
+            stdout,
+            stderr,
             bundle: state.bundle.to_string_lossy().into_owned(),
             pid: state.pid,
             status: EnumOrUnknown::new(task_status(state.status)),
@@ -123,8 +222,13 @@ impl Task for TaskService {
     async fn kill(&self, _: &TtrpcContext, request: api::KillRequest) -> Result<api::Empty> {
         let key = key(&request.id, &request.exec_id)?;
         let sent = self.sandbox.signal(key, request.signal, request.all).await;
-        sent.map_err(from_error)?;
-        Ok(api::Empty::default())
+        match sent {
+            // containerd takes what has ended for something that is not there.
+            Err(Error::Refused(refusal @ Refusal::NotRunning)) => Err(ttrpc::Error::RpcStatus(
+                ttrpc::get_status(Code::NOT_FOUND, refusal),
+            )),
+            other => other.map(|()| api::Empty::default()).map_err(from_error),
+        }
     }
 
     async fn resize_pty(
@@ -144,7 +248,11 @@ impl Task for TaskService {
     async fn close_io(&self, _: &TtrpcContext, request: api::CloseIORequest) -> Result<api::Empty> {
         if request.stdin {
             let key = key(&request.id, &request.exec_id)?;
-            self.sandbox.close_input(key).await.map_err(from_error)?;
+            let door = self.door.as_ref();
+            // What was written before is still read.
+            if !door.is_some_and(|door| door.end_input(&key)) {
+                self.sandbox.close_input(key).await.map_err(from_error)?;
+            }
         }
         Ok(api::Empty::default())
     }
@@ -199,12 +307,11 @@ impl Task for TaskService {
             .processes(id(&request.id)?)
             .await
             .map_err(from_error)?;
-        let infos = processes.into_iter().map(|process| ProcessInfo {
-            pid: process.pid,
-            ..Default::default()
-        });
+        let door = self.door.as_ref();
+        let hosts = door.is_some_and(|door| door.wants_host_pids());
+        let infos = processes.iter().filter_map(|process| info(process, hosts));
         Ok(api::PidsResponse {
-            processes: infos.collect(),
+            processes: infos.collect::<Result<_>>()?,
             ..Default::default()
         })
     }
@@ -221,13 +328,32 @@ impl Task for TaskService {
             .await
             .map_err(from_error)?
             .pid;
-        let exit = self.sandbox.delete(key, false).await.map_err(from_error)?;
+        let deleted = self.sandbox.delete(key.clone(), false).await;
+        let exit = deleted.map_err(from_error)?;
+        if let Some(door) = &self.door {
+            door.forget(&key);
+            if key.exec.is_none() {
+                door.deleted(key, pid, exit);
+            }
+        }
         Ok(api::DeleteResponse {
             pid,
             exit_status: exit.code,
             exited_at: timestamp(Some(exit)),
             ..Default::default()
         })
+    }
+
+    async fn checkpoint(
+        &self,
+        _: &TtrpcContext,
+        request: api::CheckpointTaskRequest,
+    ) -> Result<api::Empty> {
+        Err(unsupported(format!(
+            "container {:?}: a container in a virtual machine cannot be checkpointed; `pause` \
+             holds it as it is",
+            request.id
+        )))
     }
 
     async fn connect(
@@ -263,17 +389,59 @@ impl Task for TaskService {
     }
 }
 
-/// Streams by path belong to containerd's way of starting a task.
-fn only_attached(streams: [&String; 3]) -> Result<()> {
-    match streams
-        .into_iter()
-        .find(|path| !path.is_empty() && *path != ATTACHED)
-    {
-        Some(path) => Err(invalid(format!(
-            "stream {path:?}: only attached streams are supported"
-        ))),
-        None => Ok(()),
+fn root_mount(mount: &Mount) -> RootMount {
+    RootMount {
+        fstype: mount.type_.clone(),
+        source: PathBuf::from(&mount.source),
+        target: PathBuf::from(&mount.target),
+        options: mount.options.clone(),
     }
+}
+
+/// What is told of a container that was made.
+fn created(request: api::CreateTaskRequest, pid: u32) -> TaskCreate {
+    TaskCreate {
+        container_id: request.id,
+        bundle: request.bundle,
+        rootfs: request.rootfs,
+        io: MessageField::some(TaskIO {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+            ..Default::default()
+        }),
+        pid,
+        ..Default::default()
+    }
+}
+
+/// A process of the guest, or with `hosts` the one on the host that stands for
+/// it, if there is one.
+fn info(process: &GuestProcess, hosts: bool) -> Option<Result<ProcessInfo>> {
+    let pid = match hosts {
+        true => process.host_pid?,
+        false => process.pid,
+    };
+    let exec = process.exec.as_deref().filter(|exec| !exec.is_empty());
+    let details = exec.map(|exec| {
+        let details = ProcessDetails {
+            exec_id: exec.to_owned(),
+            ..Default::default()
+        };
+        let value = details.write_to_bytes().map_err(internal)?;
+        Ok(Any {
+            type_url: PROCESS_DETAILS.to_owned(),
+            value,
+            ..Default::default()
+        })
+    });
+    let info = details.transpose().map(|info| ProcessInfo {
+        pid,
+        info: MessageField::from_option(info),
+        ..Default::default()
+    });
+    Some(info)
 }
 
 fn id(text: &str) -> Result<Id> {
@@ -298,12 +466,4 @@ fn task_status(status: Status) -> TaskStatus {
         Status::Paused => TaskStatus::PAUSED,
         Status::Stopped => TaskStatus::STOPPED,
     }
-}
-
-fn timestamp(exit: Option<ExitStatus>) -> MessageField<Timestamp> {
-    MessageField::from_option(exit.map(|exit| Timestamp {
-        seconds: (exit.at_ns / 1_000_000_000) as i64,
-        nanos: (exit.at_ns % 1_000_000_000) as i32,
-        ..Default::default()
-    }))
 }

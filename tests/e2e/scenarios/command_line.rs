@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use casemate_e2e::expect::{contains, one_clear_line};
 use casemate_e2e::wait::until_true;
-use casemate_e2e::{Bundle, Container, Host, Podman, Scenario, scenarios};
+use casemate_e2e::{Bundle, Container, Host, Scenario, scenarios};
 use serde_json::{Value, json};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    let mut all = scenarios![
+    scenarios![
         version,
         features,
         spec,
@@ -18,9 +18,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         usage,
         hooks,
         start_container_hooks
-    ];
-    all.push(Scenario::new("install", install).only_vm("runc comes installed"));
-    all
+    ]
 }
 
 /// Podman and containerd take the first line apart: "name version x.y.z".
@@ -197,38 +195,4 @@ fn start_container_hooks(host: &Host) -> Result<()> {
 fn hook_names(text: &str) -> Vec<&str> {
     let lines = text.lines().filter(|line| !line.starts_with("net:"));
     lines.filter_map(|line| line.split(' ').next()).collect()
-}
-
-/// A client finds the runtime by its name once it is installed there.
-fn install(host: &Host) -> Result<()> {
-    let etc = host.new_folder("etc")?;
-    let folder = etc.to_string_lossy().into_owned();
-    let call = |flags: &[&str]| {
-        host.oci(&[&["install", "podman", "--etc", &folder], flags].concat())
-            .run()?
-            .ok()
-    };
-    let file = etc.join("containers/containers.conf.d/50-casemate.conf");
-    call(&["--dry-run"])?;
-    ensure!(!file.exists());
-    call(&["--default"])?;
-    contains(&call(&["--default"])?.text(), "installed already")?;
-    let podman = Podman::new(host)?;
-    let info = podman
-        .command_as_configured([
-            "info",
-            "--format",
-            "{{.Host.OCIRuntime.Name}} {{.Host.OCIRuntime.Path}}",
-        ])
-        .env("CONTAINERS_CONF", &file)
-        .run()?
-        .ok()?;
-    let path = std::fs::canonicalize(&host.runtime.path)?;
-    ensure!(
-        info.text() == format!("casemate {}", path.display()),
-        "{info}"
-    );
-    call(&["--undo"])?;
-    ensure!(!file.exists());
-    contains(&call(&["--undo"])?.text(), "not installed")
 }

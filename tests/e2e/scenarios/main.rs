@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use casemate_e2e::docker::Release;
 
+mod annotations;
 mod applications;
 mod bad_input;
 mod bad_requests;
@@ -15,6 +16,7 @@ mod engine;
 mod exec;
 mod files;
 mod insight;
+mod installation;
 mod kill_matrix;
 mod life_cycle;
 mod many;
@@ -39,12 +41,14 @@ fn main() -> ExitCode {
         ("files", files::scenarios()),
         ("life_cycle", life_cycle::scenarios()),
         ("command_line", command_line::scenarios()),
+        ("installation", installation::scenarios()),
         ("bad_input", bad_input::scenarios()),
         ("bad_requests", bad_requests::scenarios()),
         ("engine", engine::scenarios()),
         ("exec", exec::scenarios()),
         ("control", control::scenarios()),
         ("resources", resources::scenarios()),
+        ("annotations", annotations::scenarios()),
         ("docker20", docker::scenarios(Release::V20)),
         ("docker28", docker::scenarios(Release::V28)),
         ("terminal", terminal::scenarios()),

@@ -44,8 +44,8 @@ impl Release {
         }
     }
 
-    /// The folder, or why there is none.
-    fn programs(self) -> Result<PathBuf> {
+    /// The folder, which has a containerd as well, or why there is none.
+    pub fn programs(self) -> Result<PathBuf> {
         let place = checkout().join("build/clients").join(self.name());
         if place.join("usr/sbin/dockerd").exists() {
             return Ok(place);

@@ -4,10 +4,12 @@ pub(crate) mod boot;
 mod bundle;
 mod exec;
 mod network;
+mod overhead;
 mod podman;
 mod runtime;
 mod start;
 mod turns;
+mod weight;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -29,6 +31,8 @@ enum Measurement {
     Exec(turns::Options),
     /// TCP streams and round trips to a container, beside bare QEMU on the same bridge
     Network(network::Options),
+    /// Memory and processor time of an idle pod, for the overhead of a RuntimeClass
+    Overhead(overhead::Options),
 }
 
 /// Runs one measurement and prints its table.
@@ -38,5 +42,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Measurement::Start(options) => start::run(options),
         Measurement::Exec(options) => exec::run(options),
         Measurement::Network(options) => network::run(options),
+        Measurement::Overhead(options) => overhead::run(options),
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use super::bundle::Bundle;
 use crate::command;
@@ -85,11 +86,6 @@ impl Runtime {
         &self.name
     }
 
-    /// The folder of its state.
-    pub(super) fn root(&self) -> &Path {
-        &self.root
-    }
-
     /// Its command line so far that a verb can follow.
     pub(super) fn command(&self) -> Command {
         let mut line = match &self.launcher {
@@ -134,6 +130,22 @@ pub(super) struct Running {
 }
 
 impl Running {
+    /// Its id.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The process on the host that stands for it.
+    pub(super) fn pid(&self) -> Result<u64> {
+        let state: Value = serde_json::from_str(&self.call("state", &[])?)?;
+        state["pid"].as_u64().context("state has a pid")
+    }
+
+    /// The folder of its state.
+    pub(super) fn directory(&self) -> PathBuf {
+        self.runtime.root.join(&self.id)
+    }
+
     /// Calls a verb for it, with `arguments` after its id, and gives what was printed.
     pub(super) fn call(&self, verb: &str, arguments: &[&str]) -> Result<String> {
         let mut line = self.runtime.command();

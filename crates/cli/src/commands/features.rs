@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use casemate_sandbox::spec;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// What the host compiles for the guest; see `casemate_sandbox::spec`.
 const SECCOMP_ACTIONS: [&str; 8] = [
@@ -36,7 +36,13 @@ const SECCOMP_FLAGS: [&str; 3] = [
 /// # Errors
 /// When standard output is closed.
 pub fn run() -> Result<ExitCode> {
-    let features = json!({
+    println!("{}", serde_json::to_string_pretty(&describe())?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What `features` prints.
+pub fn describe() -> Value {
+    json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.1",
         "hooks": ["prestart", "createRuntime", "startContainer", "poststart", "poststop"],
@@ -65,7 +71,5 @@ pub fn run() -> Result<ExitCode> {
             "mountExtensions": { "idmap": { "enabled": false } },
         },
         "potentiallyUnsafeConfigAnnotations": [],
-    });
-    println!("{}", serde_json::to_string_pretty(&features)?);
-    Ok(ExitCode::SUCCESS)
+    })
 }

@@ -1,24 +1,32 @@
 //! `monitor`: the process that owns one sandbox.
 
-use std::{fs::File, io::Write, process::ExitCode, rc::Rc};
+use std::{
+    fs::File, io::Write, os::unix::net::UnixListener as StdListener, process::ExitCode, rc::Rc,
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use casemate_config::Config;
 use casemate_hypervisor::qemu::{Qemu, Settings};
 use casemate_linux::{descriptor, socket};
 use casemate_sandbox::{
-    Handle, Id, Options,
+    Client, Handle, Id, Options,
+    processes::READY,
     stand_in::{self, ATTACH_SOCKET},
     timeline::Timeline,
 };
-use casemate_shim::CONTROL_SOCKET;
+use casemate_shim::{
+    CONTROL_SOCKET,
+    containerd::{self, Door},
+};
 use tokio::{net::UnixListener, task::LocalSet};
 
-use crate::{arguments::Monitor, launch::READY, log};
+use crate::{arguments::Monitor, log};
 
 /// Where the command line has put things.
 const CONFIG_FD: i32 = 3;
 const READINESS_FD: i32 = 4;
+const CONTROL_FD: i32 = 5;
 
 /// # Errors
 /// When the sandbox cannot begin; the same line goes to the command line.
@@ -38,29 +46,72 @@ pub fn run(arguments: Monitor) -> Result<ExitCode> {
 }
 
 async fn serve(arguments: Monitor, config: File, readiness: &mut File) -> Result<()> {
+    for warning in &arguments.warning {
+        tracing::warn!("{warning}");
+    }
     let mut timeline = Timeline::default();
     timeline.until_now("host", "command line", arguments.begun_ns);
     let config: Config = serde_json::from_reader(config).context("configuration")?;
-    let control = listen(&arguments, CONTROL_SOCKET)?;
+    let door = door(&arguments)?;
+    let control = match door {
+        Some(_) => inherited()?,
+        None => listen(&arguments, CONTROL_SOCKET)?,
+    };
     let attach = listen(&arguments, ATTACH_SOCKET)?;
     let begin = casemate_sandbox::timeline::now_ns();
     let hypervisor = Qemu::open(&Settings::from(&config))?;
     timeline.until_now("host", "choose the hypervisor", begin);
+    let netns = door.as_ref().map(|door| door.netns().to_owned());
     let options = Options {
         id: Id::new(&arguments.id)?,
         directory: arguments.directory,
         root: arguments.root,
-        netns: Some(arguments.netns),
+        netns: netns.or(arguments.netns),
         hostname: arguments.hostname,
         cgroup: arguments.cgroup,
         config,
+        client: door
+            .as_ref()
+            .map_or(Client::CommandLine, |door| door.client()),
     };
     let (handle, owner) = casemate_sandbox::open(options, Rc::new(hypervisor), timeline)?;
-    let mut server = casemate_shim::serve(control, handle.clone()).await?;
+    let mut server = casemate_shim::serve(control, handle.clone(), door.clone()).await?;
     tokio::task::spawn_local(take_attachments(attach, handle));
     readiness.write_all(READY).context("readiness")?;
     owner.await;
-    server.shutdown().await.context("control socket")
+    server.shutdown().await.context("control socket")?;
+    if let Some(door) = door {
+        door.close().await;
+    }
+    Ok(())
+}
+
+/// What containerd needs, when it is the client.
+fn door(arguments: &Monitor) -> Result<Option<Arc<Door>>> {
+    let (Some(namespace), Some(bundle)) = (&arguments.containerd_namespace, &arguments.bundle)
+    else {
+        return Ok(None);
+    };
+    let settings = containerd::Settings {
+        id: Id::new(&arguments.id)?,
+        root: arguments.root.clone(),
+        sandbox: arguments.directory.clone(),
+        netns: arguments.netns.clone(),
+        namespace: namespace.clone(),
+        events: arguments.containerd_events.clone(),
+        bundle: bundle.clone(),
+    };
+    Door::open(settings).map(Some)
+}
+
+/// The socket that containerd has been told of.
+fn inherited() -> Result<UnixListener> {
+    let inherit = || {
+        let listener = StdListener::from(descriptor::inherited(CONTROL_FD)?);
+        listener.set_nonblocking(true)?;
+        UnixListener::from_std(listener)
+    };
+    inherit().context("control socket")
 }
 
 fn listen(arguments: &Monitor, name: &str) -> Result<UnixListener> {

@@ -17,6 +17,7 @@ use casemate_linux::{capability, descriptor, terminal};
 use casemate_sandbox::{
     LOST,
     facade::{NOTHING, PROCESSES},
+    processes::{READY, RELEASED},
     stand_in::TerminalSize,
 };
 use nix::{
@@ -32,11 +33,7 @@ use nix::{
     unistd::{chdir, mkdir, pivot_root, setsid},
 };
 
-use crate::{
-    arguments::StandIn,
-    launch::{READY, RELEASED},
-    log,
-};
+use crate::{arguments::StandIn, log};
 
 /// Where the command line has put things.
 const CONTROL_FD: i32 = 3;

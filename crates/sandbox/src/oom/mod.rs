@@ -6,6 +6,7 @@
 //!
 //! * conmon (Podman, CRI-O) leaves an empty file `oom` in the bundle; it is left
 //!   in its stead.
+//! * containerd hears it from its shim, which is this process.
 //! * Everybody else (Docker and containerd with their runc shim) waits for the
 //!   kernel's own notice, which nobody can send but the kernel: it is made to,
 //!   by [`kernel`].
@@ -14,13 +15,12 @@ mod kernel;
 
 use std::{
     cell::Cell,
-    collections::BTreeMap,
     fs::File,
     io,
     path::{Path, PathBuf},
 };
 
-use crate::cgroup::Cgroup;
+use crate::{cgroup::Cgroup, handle::News, identifier::Id, machine::Client, spec::HostSpec};
 
 /// Names the client (libpod and CRI-O set it on every container).
 const MANAGER: &str = "io.container.manager";
@@ -35,25 +35,24 @@ pub(crate) struct Notice {
     told: Cell<bool>,
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 enum Way {
     File(PathBuf),
+    News(Client, Id),
     Kernel(PathBuf),
     Nobody,
 }
 
 impl Notice {
-    /// For the client of a container, which its annotations name.
-    pub(crate) fn new(
-        bundle: &Path,
-        annotations: &BTreeMap<String, String>,
-        cgroup: Option<&str>,
-    ) -> Self {
-        let manager = annotations.get(MANAGER).map(String::as_str);
-        let way = match (manager, cgroup) {
-            (Some("libpod" | "cri-o"), _) => Way::File(bundle.join(FILE)),
-            (_, Some(path)) => Way::Kernel(path.into()),
-            (_, None) => Way::Nobody,
+    /// For the client of a container; of those behind the command line, its
+    /// annotations name the one.
+    pub(crate) fn new(client: &Client, id: &Id, bundle: &Path, host: &HostSpec) -> Self {
+        let manager = host.annotations.get(MANAGER).map(String::as_str);
+        let way = match (client, manager, &host.cgroups_path) {
+            (Client::Containerd(_), ..) => Way::News(client.clone(), id.clone()),
+            (_, Some("libpod" | "cri-o"), _) => Way::File(bundle.join(FILE)),
+            (_, _, Some(path)) => Way::Kernel(path.into()),
+            (_, _, None) => Way::Nobody,
         };
         Self {
             way,
@@ -71,6 +70,10 @@ impl Notice {
         }
         match &self.way {
             Way::File(path) => File::create(path).map(drop),
+            Way::News(client, id) => {
+                client.tell(News::OutOfMemory(id.clone()));
+                Ok(())
+            }
             Way::Kernel(path) => {
                 let group = Cgroup::locate(path).map_err(io::Error::other)?;
                 let Some(directory) = group.memory() else {
@@ -86,17 +89,42 @@ impl Notice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Listener;
+
+    fn way(client: &Client, manager: &str, cgroup: Option<&str>) -> Way {
+        let host = HostSpec {
+            annotations: [(MANAGER.to_owned(), manager.to_owned())].into(),
+            cgroups_path: cgroup.map(str::to_owned),
+            ..HostSpec::fake()
+        };
+        let id = Id::new("web").unwrap();
+        Notice::new(client, &id, Path::new("/bundle"), &host).way
+    }
 
     #[test]
     fn each_client_is_told_in_the_way_that_it_listens() {
-        let way = |manager: &str, cgroup| {
-            let annotations = BTreeMap::from([(MANAGER.to_owned(), manager.to_owned())]);
-            Notice::new(Path::new("/bundle"), &annotations, cgroup).way
-        };
+        let classic = |manager, cgroup| way(&Client::CommandLine, manager, cgroup);
         for conmon in ["libpod", "cri-o"] {
-            assert_eq!(way(conmon, Some("/a")), Way::File("/bundle/oom".into()));
+            let way = classic(conmon, Some("/a"));
+            assert!(matches!(way, Way::File(path) if path == Path::new("/bundle/oom")));
         }
-        assert_eq!(way("other", Some("/a")), Way::Kernel("/a".into()));
-        assert_eq!(way("other", None), Way::Nobody);
+        let kernel = classic("other", Some("/a"));
+        assert!(matches!(kernel, Way::Kernel(path) if path == Path::new("/a")));
+        assert!(matches!(classic("other", None), Way::Nobody));
+    }
+
+    #[tokio::test]
+    async fn containerd_has_it_among_its_news_once() {
+        let (told, mut news) = tokio::sync::mpsc::unbounded_channel();
+        let listener = Listener::new(move |one| told.send(one).unwrap());
+        let way = way(&Client::Containerd(listener), "other", Some("/a"));
+        let notice = Notice {
+            way,
+            told: Cell::new(false),
+        };
+        notice.tell().await.unwrap();
+        notice.tell().await.unwrap();
+        assert!(matches!(news.try_recv(), Ok(News::OutOfMemory(id)) if id.as_str() == "web"));
+        assert!(news.try_recv().is_err());
     }
 }

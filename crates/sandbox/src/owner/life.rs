@@ -14,9 +14,10 @@ use crate::{
     cgroup::{Cgroup, limits},
     container::{Container, ExitStatus, LOST, Phase, Reply},
     error::Error,
-    handle::Create,
+    handle::{Create, News},
     identifier::Id,
     key::Key,
+    machine::Client,
     policy::{self, Operation},
     state::State,
     tasks::{self, Remains},
@@ -88,6 +89,7 @@ impl Owner {
                 {
                     process.phase = Phase::Created;
                 }
+                self.tell_of_end(key);
                 return answer(reply, Err(error));
             }
         };
@@ -101,6 +103,8 @@ impl Owner {
         }
         let pid = process.pid;
         self.store(key);
+        self.options.client.tell(News::Started(key.clone(), pid));
+        self.tell_of_end(key);
         if let Some(container) = self.containers.get(&key.container) {
             let state = container.state(&key.container, Some(self.tier.clone()));
             tasks::spawn_poststart(container.host.hooks.clone(), state);
@@ -116,13 +120,20 @@ impl Owner {
             return;
         }
         let was_creating = process.phase == Phase::Creating;
+        let was_starting = process.phase == Phase::Starting;
         process.phase = Phase::Stopped(exit);
         tracing::info!(process = %key, status = exit.code, "ended");
         // Outside, the state is seen first and the end second.
         self.store(key);
         let process = self.process(key).expect("found above");
+        // An exec that the guest has never heard of has not ended either.
+        process.untold = process.waiting.take().is_none() && !was_creating;
         process.end(exit);
         let removal = process.removal.take();
+        // The answer to its start is on its way.
+        if !was_starting {
+            self.tell_of_end(key);
+        }
         if was_creating {
             let error = match &self.machine {
                 Machine::Down(error) => error.clone(),
@@ -140,12 +151,25 @@ impl Owner {
         self.forget_ended(key);
     }
 
+    /// The news of a process's end come after those of its start.
+    fn tell_of_end(&mut self, key: &Key) {
+        let Some(process) = self.process(key) else {
+            return;
+        };
+        if let Phase::Stopped(exit) = process.phase
+            && std::mem::take(&mut process.untold)
+        {
+            let news = News::Exited(key.clone(), process.pid, exit);
+            self.options.client.tell(news);
+        }
+    }
+
     /// Drops an exec that has ended and that nobody will ask for: who attached
     /// a stand-in learns the status from that.
     fn forget_ended(&mut self, key: &Key) {
         let ended = self
             .process(key)
-            .is_some_and(|process| process.attached && matches!(process.phase, Phase::Stopped(_)));
+            .is_some_and(|process| !process.kept && matches!(process.phase, Phase::Stopped(_)));
         if key.exec.is_some() && ended {
             self.forget(key);
             if let Ok(agent) = self.agent() {
@@ -283,7 +307,7 @@ impl Owner {
     /// no purpose and goes with the last.
     pub(super) fn removed(&mut self, farewell: Farewell) {
         self.leaving -= 1;
-        if !self.is_needed(None) {
+        if !self.is_needed(None) && matches!(self.options.client, Client::CommandLine) {
             self.finish();
         }
         match farewell {

@@ -11,28 +11,34 @@ use crate::{
     container::{Container, ExitStatus, LOST, Phase, Process, Reply, WaitingExec},
     error::Error,
     facade::Facade,
-    handle::Create,
+    handle::{Create, News},
     key::Key,
     ledger::Ledger,
     neighbours::Neighbour,
     oom::Notice,
     policy::{Operation, Refusal},
     share::Taken,
-    size,
     spec::{self, GuestSpec, NetworkNamespace},
     stand_in::{Attachment, StandIn},
     state::Status,
+    stdio::Stdio,
     tasks::{self, Made, ReadBundle},
     timeline::now_ns,
 };
 
 impl Owner {
-    pub(super) fn attach(&mut self, attachment: Attachment) -> Result<(), Error> {
+    pub(super) fn attach(&mut self, mut attachment: Attachment) -> Result<(), Error> {
         let key = attachment.key.clone();
         if self.process(&key).is_some() || self.attachments.contains_key(&key) {
             return Err(Error::AlreadyExists);
         }
-        tasks::spawn_stand_in_watch(key.clone(), &attachment.stand_in, self.events.clone());
+        let child = attachment.child.take();
+        tasks::spawn_stand_in_watch(
+            key.clone(),
+            &attachment.stand_in,
+            child,
+            self.events.clone(),
+        );
         self.attachments.insert(key, attachment);
         Ok(())
     }
@@ -124,9 +130,10 @@ impl Owner {
         let (stdio, size) = (attachment.stdio, attachment.size);
         let mut container = Container {
             out_of_memory: Rc::new(Notice::new(
+                &self.options.client,
+                &create.id,
                 &create.bundle,
-                &host.annotations,
-                host.cgroups_path.as_deref(),
+                &host,
             )),
             bundle: create.bundle,
             oci_version,
@@ -268,6 +275,7 @@ impl Owner {
             answer(reply, Ok(pid));
         }
         if let Some(reply) = self.starting.remove(&key) {
+            self.options.client.tell(News::Started(key, pid));
             answer(reply, Ok(pid));
         }
     }
@@ -290,7 +298,7 @@ impl Owner {
     /// The first container has made the machine; the limits of the others may
     /// not fit in.
     fn warn_of_shortage(&self, container: &Container) {
-        let limit = |container: &Container| size::memory_limit(container.host.resources.as_ref());
+        let limit = |container: &Container| container.host.memory_limit();
         let own = limit(container);
         let others = self.containers.values().filter(|other| other.is_alive());
         let promised = others.map(limit).fold(own, u64::saturating_add);
@@ -317,12 +325,14 @@ impl Owner {
                 return Err(error);
             }
         };
+        let kept = attachment.as_ref().is_none_or(|attached| attached.kept);
         let (stand_in, stdio, size) = match attachment {
             Some(attached) => (Some(attached.stand_in), attached.stdio, attached.size),
             None => Default::default(),
         };
         let size = size.map(|size| (size.columns.into(), size.rows.into()));
         let mut exec = Process::new(stand_in, process.terminal);
+        exec.kept = kept;
         exec.size = size;
         if let Err(error) = self.add_to_cgroup(key, exec.stand_in_pid()) {
             tracing::warn!(process = %key, %error, "not in the container's cgroup");
@@ -332,6 +342,13 @@ impl Owner {
         let container = self.containers.get_mut(&key.container);
         let execs = &mut container.ok_or(Error::NotFound)?.execs;
         execs.insert(key.exec.clone().ok_or(Error::NotFound)?, exec);
+        Ok(())
+    }
+
+    pub(super) fn supply(&mut self, key: &Key, stdio: Stdio) -> Result<(), Error> {
+        let process = self.process(key).ok_or(Error::NotFound)?;
+        let waiting = process.waiting.as_mut();
+        waiting.ok_or(Refusal::AlreadyRunning)?.stdio = stdio;
         Ok(())
     }
 

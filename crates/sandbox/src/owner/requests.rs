@@ -7,7 +7,7 @@ use crate::{
     cgroup::{Cgroup, limits},
     container::{ExitStatus, Phase, Reply},
     error::Error,
-    handle::{CgroupFiles, GuestProcess, ProcessState},
+    handle::{CgroupFiles, GuestProcess, News, ProcessState},
     identifier::Id,
     key::Key,
     policy::Operation,
@@ -113,7 +113,7 @@ impl Owner {
 
     pub(super) fn frozen(
         &mut self,
-        key: &Key,
+        key: Key,
         frozen: bool,
         result: Result<(), Error>,
         reply: Reply<()>,
@@ -125,7 +125,12 @@ impl Owner {
             if !frozen {
                 self.release_held(&key.container);
             }
-            self.store(key);
+            self.store(&key);
+            let id = key.container;
+            self.options.client.tell(match frozen {
+                true => News::Paused(id),
+                false => News::Resumed(id),
+            });
         }
         answer(reply, result);
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use casemate_protocol::agent;
-use oci_spec::runtime::{Hook, Hooks, LinuxResources, Spec};
+use oci_spec::runtime::{Hook, Hooks, LinuxMemory, LinuxResources, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::{Error, HostPath};
@@ -33,6 +33,9 @@ pub struct HostSpec {
     /// host's processors and disks among them. The limits inside the guest are
     /// in the guest's part already.
     pub resources: Option<LinuxResources>,
+    /// The limits of the whole pod, when this is the first container of one in
+    /// Kubernetes; `resources` is made of them then.
+    pub pod: Option<LinuxResources>,
     /// The hooks that run on the host; each path is absolute. createContainer
     /// and startContainer are empty: the first is refused, the second is in the
     /// guest's part.
@@ -90,6 +93,27 @@ pub struct JoinedNamespace {
     pub container_id: String,
 }
 
+impl HostSpec {
+    /// The limits for which a machine is sized that this container is the first
+    /// of.
+    pub fn sizing(&self) -> Option<&LinuxResources> {
+        self.pod.as_ref().or(self.resources.as_ref())
+    }
+
+    /// The container's own memory limit in bytes, 0 without one.
+    pub(crate) fn memory_limit(&self) -> u64 {
+        match (&self.pod, &self.resources) {
+            (None, Some(resources)) => {
+                let limit = resources.memory().as_ref().and_then(LinuxMemory::limit);
+                limit
+                    .and_then(|limit| u64::try_from(limit).ok())
+                    .unwrap_or(0)
+            }
+            _ => 0,
+        }
+    }
+}
+
 #[cfg(test)]
 impl HostSpec {
     /// One that asks for nothing.
@@ -104,6 +128,7 @@ impl HostSpec {
             joined: Vec::new(),
             cgroups_path: None,
             resources: None,
+            pod: None,
             hooks: Hooks::default(),
             annotations: BTreeMap::new(),
             hostname: None,

@@ -22,6 +22,7 @@ mod namespaces;
 mod options;
 mod path;
 mod pause;
+mod pod_limits;
 mod process;
 mod refusals;
 mod resources;
@@ -185,6 +186,8 @@ fn split_with(
         start_hooks: host::guest_hooks(spec),
         ..guest_linux(linux, &namespaces, mounts.guest, bundle, &mut warnings)?
     };
+    let annotations = annotations(spec);
+    let pod = pod_limits::resources(&annotations)?;
     let host = HostSpec {
         rootfs,
         readonly_rootfs: guest.readonly_rootfs,
@@ -193,9 +196,13 @@ fn split_with(
         network: namespaces.network,
         joined: namespaces.joined,
         cgroups_path: cgroups_path(linux),
-        resources: linux.resources().clone(),
+        resources: match &pod {
+            Some(pod) => Some(pod_limits::on_the_host(pod)),
+            None => linux.resources().clone(),
+        },
+        pod,
         hooks: host::hooks(spec)?,
-        annotations: annotations(spec),
+        annotations,
         hostname: spec.hostname().clone(),
         command: process.args().clone().unwrap_or_default(),
         terminal: process.terminal().unwrap_or(false),

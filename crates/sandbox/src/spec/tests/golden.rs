@@ -67,6 +67,12 @@ fn render(mut split: Split) -> String {
     text
 }
 
+/// The first container of a pod with limits: its own are not the pod's.
+#[test]
+fn containerd_pod() {
+    check("containerd-pod");
+}
+
 #[test]
 fn podman_run() {
     check("podman-run");

@@ -17,6 +17,7 @@ TEST_PACKAGES=(
     shellcheck     # lints these scripts
     busybox-static # is in the containers of the agent's own tests
     iperf3         # loads networks
+    containernetworking-plugins # makes the networks of containerd's pods
 )
 
 BINARY_FOLDER=/usr/local/bin

@@ -22,6 +22,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "guest/vmlinux",
         "guest/initrd.cpio",
         "images/busybox.tar",
+        "images/pause.tar",
         "images/debian.tar",
         "images/applications.tar",
     ] {

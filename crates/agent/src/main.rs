@@ -44,6 +44,7 @@ mod control;
 mod disks;
 mod error;
 mod limits;
+mod loopback;
 mod names;
 mod network;
 mod reaper;
@@ -155,6 +156,9 @@ async fn attach(mut connection: Connection, sandbox: Arc<Sandbox>) {
         Ok(hello) => hello,
         Err(error) => return say(format_args!("{error}")),
     };
+    if hello.loopback_port != 0 {
+        return loopback::join(connection, hello.loopback_port).await;
+    }
     let Ok(hangup) = connection.hangup() else {
         return;
     };

@@ -1,6 +1,7 @@
 //! Programs of cgroup v2: bpf(2) with BPF_PROG_TYPE_CGROUP_DEVICE, which decides
 //! about devices, and BPF_PROG_TYPE_CGROUP_SOCK_ADDR, which changes the
-//! addresses that sockets speak to.
+//! addresses that sockets speak to. Programs of network namespaces:
+//! BPF_PROG_TYPE_SK_LOOKUP, which chooses who accepts a connection.
 
 use std::{
     io,
@@ -9,12 +10,17 @@ use std::{
 
 use crate::check;
 
+const MAP_CREATE: i32 = 0;
+const MAP_UPDATE_ELEM: i32 = 2;
 const PROG_LOAD: i32 = 5;
 const PROG_ATTACH: i32 = 8;
 const LINK_CREATE: i32 = 28;
 const PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
+const PROG_TYPE_SK_LOOKUP: u32 = 30;
 const ATTACH_TYPE_CGROUP_DEVICE: u32 = 6;
+const ATTACH_TYPE_SK_LOOKUP: u32 = 36;
+const MAP_TYPE_SOCKMAP: u32 = 15;
 /// Programs of ancestors and of later updates stay in force beside this one.
 const F_ALLOW_MULTI: u32 = 1 << 1;
 
@@ -43,6 +49,25 @@ struct Link {
     target_fd: u32,
     attach_type: u32,
     flags: u32,
+}
+
+/// Members of `union bpf_attr` as BPF_MAP_CREATE reads them.
+#[repr(C)]
+struct Map {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+}
+
+/// Members of `union bpf_attr` as BPF_MAP_UPDATE_ELEM reads them.
+#[repr(C)]
+struct Element {
+    map_fd: u32,
+    unused: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 /// Where an address program is asked (`enum bpf_attach_type`).
@@ -99,11 +124,61 @@ pub fn link_address_program(
     instructions: &[u64],
     cgroup: BorrowedFd<'_>,
 ) -> io::Result<OwnedFd> {
-    let program = load(PROG_TYPE_CGROUP_SOCK_ADDR, hook as u32, instructions)?;
+    let hook = hook as u32;
+    let program = load(PROG_TYPE_CGROUP_SOCK_ADDR, hook, instructions)?;
+    link(&program, cgroup, hook)
+}
+
+/// Has the kernel check a lookup program and asks it for each connection that
+/// comes in a network namespace, until the returned link is closed.
+///
+/// # Errors
+/// As for a device program; EINVAL when `namespace` is none.
+pub fn link_lookup_program(instructions: &[u64], namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let program = load(PROG_TYPE_SK_LOOKUP, ATTACH_TYPE_SK_LOOKUP, instructions)?;
+    link(&program, namespace, ATTACH_TYPE_SK_LOOKUP)
+}
+
+/// A map (BPF_MAP_TYPE_SOCKMAP) that has this socket at key 0, for programs that
+/// choose it.
+///
+/// # Errors
+/// EOPNOTSUPP for a socket that can not be chosen, EPERM.
+pub fn map_of_socket(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let attributes = Map {
+        map_type: MAP_TYPE_SOCKMAP,
+        key_size: size_of::<u32>() as u32,
+        value_size: size_of::<u64>() as u32,
+        max_entries: 1,
+    };
+    // SAFETY: attributes is valid for its size.
+    let map = unsafe { make(MAP_CREATE, &attributes) }?;
+    let (key, value) = (0_u32, socket.as_raw_fd() as u64);
+    let attributes = Element {
+        map_fd: map.as_raw_fd() as u32,
+        unused: 0,
+        key: (&raw const key) as u64,
+        value: (&raw const value) as u64,
+        flags: 0,
+    };
+    // SAFETY: attributes is valid for its size; key and value, which have the
+    // sizes that the map was made with, outlive the call.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            MAP_UPDATE_ELEM,
+            &raw const attributes,
+            size_of::<Element>(),
+        )
+    })?;
+    Ok(map)
+}
+
+fn link(program: &OwnedFd, target: BorrowedFd<'_>, attach_type: u32) -> io::Result<OwnedFd> {
     let attributes = Link {
         prog_fd: program.as_raw_fd() as u32,
-        target_fd: cgroup.as_raw_fd() as u32,
-        attach_type: hook as u32,
+        target_fd: target.as_raw_fd() as u32,
+        attach_type,
         flags: 0,
     };
     // SAFETY: attributes is valid for its size.

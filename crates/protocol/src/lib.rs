@@ -10,7 +10,7 @@
 //!   its own, opened by the monitor to [`GUEST_STREAM_PORT`]. It starts with a
 //!   [`stream`] preface that says which stream is meant; afterwards there are
 //!   only bytes, with vsock's own flow control. The end of a stream is a
-//!   half-close.
+//!   half-close. A port of the guest's loopback interface is reached the same way.
 //! * **Names**: what a container asks a name server on the host's loopback
 //!   interface ([`names`]) is a vsock connection that the agent opens to
 //!   [`HOST_NAMES_PORT`].

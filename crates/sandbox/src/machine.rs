@@ -354,6 +354,7 @@ impl Booted {
             namespace,
             directory: &self.prepared.options.directory,
             names_socket: host_port(&self.prepared.sockets, HOST_NAMES_PORT),
+            hybrid: self.prepared.sockets.join(HYBRID_SOCKET),
             slots: self.prepared.options.config.machine.hotplug_slots,
             vm: Arc::clone(&self.vm),
             agent: agent.clone(),

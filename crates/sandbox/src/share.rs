@@ -52,6 +52,8 @@ pub struct Entry<'a> {
     pub recursive: bool,
     /// The guest may not write to what is mounted below either.
     pub readonly_below: bool,
+    /// With what the host mounts and unmounts below the source later.
+    pub follows: bool,
 }
 
 /// A copy of what goes into a slot, not there yet.
@@ -81,14 +83,21 @@ impl Entry<'_> {
     /// When its attributes cannot be set.
     pub fn of(&self, tree: OwnedFd, is_directory: bool) -> Result<Taken, Error> {
         let source = self.source;
+        // A copy of a shared mount is its peer: whatever happened to what is mounted
+        // below the copy, its end above all, would happen to the host's files.
+        let propagation = if self.follows {
+            MsFlags::MS_SLAVE
+        } else {
+            MsFlags::MS_PRIVATE
+        };
         // The host serves bytes: it never runs or opens what the guest leaves.
         let inert = attr::NOSUID | attr::NODEV | attr::NOEXEC;
-        let mut attributes = vec![(inert, self.recursive)];
+        let mut attributes = vec![(inert, propagation, self.recursive)];
         if self.readonly {
-            attributes.push((attr::RDONLY, self.readonly_below));
+            attributes.push((attr::RDONLY, MsFlags::empty(), self.readonly_below));
         }
-        for (set, recursive) in attributes {
-            mount::set_attributes(tree.as_fd(), set, 0, MsFlags::empty(), recursive)
+        for (set, propagation, recursive) in attributes {
+            mount::set_attributes(tree.as_fd(), set, 0, propagation, recursive)
                 .map_err(failed(source, "set mount attributes"))?;
         }
         Ok(Taken {
@@ -270,6 +279,7 @@ mod tests {
                 readonly,
                 recursive: true,
                 readonly_below: false,
+                follows: false,
             };
             let add = |source, slot, readonly| {
                 let taken = entry(source, slot, readonly).take().unwrap();
@@ -295,5 +305,60 @@ mod tests {
         assert_eq!(child.wait().unwrap(), Exit::Code(0));
         assert_eq!(fs::read_to_string(data.join("file")).unwrap(), "precious");
         assert_eq!(fs::read_dir(sandbox).unwrap().count(), 0);
+    }
+
+    /// As on most hosts: the user's mounts are shared, and one is below the volume.
+    #[test]
+    fn emptying_a_slot_leaves_the_users_mounts_alone() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: needs root to mount");
+            return;
+        }
+        const NONE: Option<&str> = None;
+        let directory = tempfile::tempdir().unwrap();
+        let (sandbox, data) = (directory.path().join("box"), directory.path().join("data"));
+        fs::create_dir(&sandbox).unwrap();
+        fs::create_dir(&data).unwrap();
+        let child = spawn(Birth::default(), || {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            mount(NONE, "/", NONE, MsFlags::MS_PRIVATE | MsFlags::MS_REC, NONE).unwrap();
+            let tmpfs = |at: &Path| mount(NONE, at, Some("tmpfs"), MsFlags::empty(), NONE);
+            tmpfs(&data).unwrap();
+            mount(NONE, &data, NONE, MsFlags::MS_SHARED, NONE).unwrap();
+            for name in ["early", "late"] {
+                fs::create_dir(data.join(name)).unwrap();
+            }
+            tmpfs(&data.join("early")).unwrap();
+            fs::write(data.join("early/file"), "precious").unwrap();
+            let host = casemate_linux::view::View::own().unwrap();
+            let share = Share::open(&sandbox).unwrap();
+            for (slot, follows) in [("web/mounts/0", false), ("web/mounts/1", true)] {
+                let entry = Entry {
+                    source: &data,
+                    slot: slot.into(),
+                    readonly: false,
+                    recursive: true,
+                    readonly_below: false,
+                    follows,
+                };
+                let taken = host.within(|| entry.take()).unwrap().unwrap();
+                share.put(&taken).unwrap();
+            }
+            let late = host.within(|| {
+                tmpfs(&data.join("late")).unwrap();
+                fs::write(data.join("late/file"), "")
+            });
+            late.unwrap().unwrap();
+            let seen = |place: &str| share.path().join("web/mounts").join(place).exists();
+            assert!(seen("0/early/file") && seen("1/early/file"));
+            assert!(!seen("0/late/file") && seen("1/late/file"));
+            share.remove_container("web").unwrap();
+            let left =
+                host.within(|| ["early/file", "late/file"].map(|file| data.join(file).exists()));
+            assert_eq!(left.unwrap(), [true, true]);
+            0
+        })
+        .unwrap();
+        assert_eq!(child.wait().unwrap(), Exit::Code(0));
     }
 }

@@ -169,7 +169,13 @@ pub async fn attach(
 }
 
 /// Opens a stream connection through the hybrid socket.
-async fn connect(hybrid: &Path, hello: &StreamHello) -> Result<UnixStream, stream::Error> {
+///
+/// # Errors
+/// When the guest cannot be reached or has no such stream.
+pub(crate) async fn connect(
+    hybrid: &Path,
+    hello: &StreamHello,
+) -> Result<UnixStream, stream::Error> {
     let socket = casemate_linux::socket::connect(hybrid)?;
     socket.set_nonblocking(true)?;
     let mut socket = UnixStream::from_std(socket)?;

@@ -106,16 +106,17 @@ pub(crate) fn read_bundle(
     let mut bundle = within(view, || {
         read_bundle_here(create, &Neighbours::known(containers))
     })?;
-    let place = bundle.host.rootfs.as_ref();
-    if let Some(place) = place.filter(|_| bundle.disk.is_none()) {
-        let entry = root_entry(create, place.as_path());
-        let root = match create.rootfs.as_slice() {
-            [] => within(view, || Ok(entry.take()?)),
-            mounts => within(view, || {
-                let tree = rootfs::assemble(mounts, place.as_path())?;
-                Ok(entry.of(tree, true)?)
-            }),
-        };
+    if let Some(place) = &bundle.host.rootfs
+        && bundle.disk.is_none()
+    {
+        let place = place.as_path();
+        let root = within(view, || match create.rootfs.as_slice() {
+            [] => Ok(root_entry(create, place).take()?),
+            mounts => {
+                let tree = rootfs::assemble(mounts, place)?;
+                Ok(root_entry(create, place).of(tree, true)?)
+            }
+        });
         bundle.files.push(root?);
     }
     Ok(bundle)
@@ -141,7 +142,7 @@ fn read_bundle_here(create: &Create, containers: &Neighbours) -> Result<ReadBund
         directory: &directory,
     };
     let split = spec::split(&spec, bundle, &spec::LiveHost(containers))?;
-    // A sandbox container has none at all.
+    // A sandbox container has none, whatever comes with it.
     let disk = match &split.host.rootfs {
         Some(_) => RootDisk::of(&create.rootfs)?,
         None => None,
@@ -163,6 +164,7 @@ fn root_entry<'a>(create: &Create, place: &'a Path) -> Entry<'a> {
         readonly: false,
         recursive: true,
         readonly_below: false,
+        follows: false,
     }
 }
 
@@ -174,6 +176,7 @@ fn take_files(host: &HostSpec) -> Result<Vec<Taken>, Error> {
         readonly: share.readonly,
         recursive: share.recursive,
         readonly_below: share.readonly_below,
+        follows: share.follows,
     });
     Ok(volumes
         .map(|entry| entry.take())

@@ -9,9 +9,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use casemate_e2e::docker::{Release, http_get};
+use casemate_e2e::docker::Release;
 use casemate_e2e::expect::{contains, field};
 use casemate_e2e::images::unpacked;
+use casemate_e2e::network::http_get;
 use casemate_e2e::wait::until_true;
 use casemate_e2e::{APPLICATIONS, Command, Docker, Finished, Host, Podman, Scenario, scenarios};
 use nix::sched::{CloneFlags, unshare};

@@ -9,6 +9,7 @@ mod limits;
 mod network;
 mod networks;
 mod run;
+mod shim;
 mod terminal;
 
 use std::time::Duration;
@@ -47,7 +48,12 @@ pub(crate) fn scenarios(release: Release) -> Vec<Scenario> {
     let mut all: Vec<Scenario> = all
         .map(|(name, body)| scenario(release, name, body))
         .collect();
-    let only_vm = [flags::only_vm(), network::only_vm(), run::only_vm()];
+    let only_vm = [
+        flags::only_vm(),
+        network::only_vm(),
+        run::only_vm(),
+        shim::only_vm(),
+    ];
     for (name, body, why) in only_vm {
         all.push(scenario(release, name, body).only_vm(why));
     }

@@ -10,6 +10,7 @@ mod applications;
 mod bad_input;
 mod bad_requests;
 mod command_line;
+mod containerd;
 mod control;
 mod docker;
 mod engine;
@@ -18,6 +19,7 @@ mod files;
 mod insight;
 mod installation;
 mod kill_matrix;
+mod kubernetes;
 mod life_cycle;
 mod many;
 mod network;
@@ -51,6 +53,11 @@ fn main() -> ExitCode {
         ("annotations", annotations::scenarios()),
         ("docker20", docker::scenarios(Release::V20)),
         ("docker28", docker::scenarios(Release::V28)),
+        ("containerd16", containerd::scenarios(containerd::V16)),
+        ("containerd17", containerd::scenarios(containerd::V17)),
+        ("containerd21", containerd::scenarios(containerd::V21)),
+        ("kubernetes16", kubernetes::scenarios(containerd::V16)),
+        ("kubernetes21", kubernetes::scenarios(containerd::V21)),
         ("terminal", terminal::scenarios()),
         ("podman_life", podman_life::scenarios()),
         ("podman_build", podman_build::scenarios()),

@@ -1,23 +1,20 @@
 //! A Docker engine of the scenario's own: its state in the scenario's folder,
 //! its network and mounts in namespaces that end with it.
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
-use nix::sched::{CloneFlags, setns};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 use crate::Skip;
 use crate::command::{Command, Finished, Running};
 use crate::host::Host;
 use crate::images;
-use crate::runtime::checkout;
+use crate::network::{http_get, inside};
+use crate::runtime::{Kind, checkout};
 use crate::wait::until_true;
 
 /// How long an engine may take to begin and to end.
@@ -150,15 +147,7 @@ impl<'h> Docker<'h> {
     /// What a server says to who asks for `/` at an address in the network of
     /// the engine, where its ports are.
     pub fn fetch(&self, address: &str) -> Result<String> {
-        let network = self.network()?;
-        let network = File::open(&network).context(network)?;
-        let asking = || {
-            setns(network, CloneFlags::CLONE_NEWNET).context("the engine's network")?;
-            http_get(address)
-        };
-        // A namespace of the thread's own.
-        thread::scope(|scope| scope.spawn(asking).join())
-            .map_err(|_| anyhow!("the client of {address} panicked"))?
+        inside(self.network()?, || http_get(address))
     }
 
     fn network(&self) -> Result<String> {
@@ -245,6 +234,10 @@ impl<'h> Docker<'h> {
         // BuildKit runs its steps with what is called runc in the engine's path.
         let program = &self.host.runtime.path;
         symlink(program, folder.join("bin/runc")).context("the runtime's link")?;
+        if self.host.runtime.kind == Kind::Casemate {
+            // By this name containerd finds it without configuration.
+            symlink(program, folder.join("bin/containerd-shim-casemate-v2"))?;
+        }
         let plugins = self.programs.join("usr/libexec/docker/cli-plugins");
         symlink(plugins, folder.join("client/cli-plugins"))?;
         let path = program.to_string_lossy();
@@ -262,18 +255,6 @@ impl<'h> Docker<'h> {
     fn socket(&self) -> PathBuf {
         self.folder().join("s")
     }
-}
-
-/// What a web server says to who asks for `/` there, without the end of its last line.
-pub fn http_get(address: &str) -> Result<String> {
-    const SLOW: Option<Duration> = Some(Duration::from_secs(20));
-    let mut connection = TcpStream::connect(address).with_context(|| address.to_owned())?;
-    connection.set_read_timeout(SLOW)?;
-    connection.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer)?;
-    let (_, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-    Ok(body.trim_end().to_owned())
 }
 
 impl Drop for Docker<'_> {

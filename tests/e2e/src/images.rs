@@ -18,6 +18,9 @@ pub const DEBIAN: &str = "localhost/casemate/debian:latest";
 /// nginx, Redis and PostgreSQL, with clients that load them.
 pub const APPLICATIONS: &str = "localhost/casemate/applications:latest";
 
+/// BusyBox that sleeps: what the first container of a pod runs.
+pub const PAUSE: &str = "localhost/casemate/pause:latest";
+
 /// The archive of an image, made by `cargo xtask image`.
 pub(crate) fn archive(image: &str) -> Result<PathBuf> {
     let folder = env::var_os("CASEMATE_E2E_IMAGES").unwrap_or_else(|| "build/images".into());
@@ -72,7 +75,7 @@ pub(crate) fn rootfs_archive(host: &Host) -> Result<PathBuf> {
 }
 
 /// A copy of the BusyBox image's root file system.
-pub(crate) fn copy_rootfs(host: &Host, to: &Path) -> Result<()> {
+pub fn copy_rootfs(host: &Host, to: &Path) -> Result<()> {
     let tree = unpacked(host, BUSYBOX)?;
     host.command("cp")
         .arg("-a")

@@ -1,7 +1,7 @@
 //! What a scenario has left behind.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -112,7 +112,21 @@ fn files_of_runtimes() -> Vec<String> {
     for folder in OF_CONTAINERS {
         found.extend(entries("file", Path::new(folder)));
     }
+    // Below the root of a containerd each of its namespaces has a folder.
+    let (roots, mut found): (Vec<_>, Vec<_>) = found
+        .into_iter()
+        .partition(|line| line.starts_with("file /run/casemate/containerd"));
+    for root in roots {
+        for namespace in folders(Path::new(root.trim_start_matches("file "))) {
+            found.extend(entries("file", &namespace));
+        }
+    }
     found
+}
+
+fn folders(folder: &Path) -> Vec<PathBuf> {
+    let list = fs::read_dir(folder).into_iter().flatten().flatten();
+    list.map(|entry| entry.path()).collect()
 }
 
 fn entries(what: &str, folder: &Path) -> Vec<String> {

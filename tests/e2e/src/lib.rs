@@ -10,8 +10,9 @@
 //! may be left ([`leak`]).
 //!
 //! What a scenario uses: [`Command`] (a program with a time limit), [`Typist`]
-//! (one on a terminal), [`Podman`], [`Docker`], [`Bundle`] and [`Container`] (the OCI command line called as conmon calls
-//! it), [`processes`]. `tests/README.md` shows how to write one.
+//! (one on a terminal), [`Podman`], [`Docker`], [`Containerd`] with its client,
+//! [`Cri`](cri::Cri) (what Kubernetes does with containerd), [`Bundle`] and [`Container`]
+//! (the OCI command line called as conmon calls it), [`processes`]. `tests/README.md` shows how to write one.
 #![forbid(unsafe_code)]
 
 pub mod bundle;
@@ -19,6 +20,8 @@ pub mod cgroups;
 pub mod command;
 mod console;
 pub mod container;
+pub mod containerd;
+pub mod cri;
 pub mod docker;
 pub mod expect;
 mod host;
@@ -26,6 +29,7 @@ pub mod images;
 pub mod isolation;
 pub mod leak;
 pub mod mounts;
+pub mod network;
 pub mod podman;
 pub mod processes;
 mod reaper;
@@ -38,10 +42,12 @@ pub use bundle::Bundle;
 pub use command::{Command, Exit, Finished, Running, Size, Typist};
 pub use console::ConsoleSocket;
 pub use container::Container;
+pub use containerd::Containerd;
+pub use containerd_shim_protos as protos;
 pub use docker::Docker;
 pub use host::Host;
-pub use images::{APPLICATIONS, BUSYBOX, DEBIAN};
+pub use images::{APPLICATIONS, BUSYBOX, DEBIAN, PAUSE};
 pub use podman::Podman;
 pub use runtime::{Kind, Runtime};
 pub use scenario::{Scenario, Skip};
-pub use suite::{Module, main};
+pub use suite::{Module, alone, main};

@@ -43,6 +43,15 @@ fn parse_line(line: &str) -> Option<Mount> {
 
 /// The mounts of this process.
 pub fn own() -> Result<Vec<Mount>> {
-    let text = fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
+    read("/proc/self/mountinfo")
+}
+
+/// The mounts of another process.
+pub fn of(pid: i32) -> Result<Vec<Mount>> {
+    read(&format!("/proc/{pid}/mountinfo"))
+}
+
+fn read(path: &str) -> Result<Vec<Mount>> {
+    let text = fs::read_to_string(path).with_context(|| path.to_owned())?;
     Ok(parse(&text))
 }

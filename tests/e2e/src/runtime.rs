@@ -53,6 +53,14 @@ impl Runtime {
         self.kind == Kind::Casemate
     }
 
+    /// The folder of all its state: below it are the roots of command line and shim.
+    pub(crate) fn state(&self) -> &'static Path {
+        Path::new(match self.kind {
+            Kind::Runc => "/run/runc",
+            Kind::Casemate => "/run/casemate",
+        })
+    }
+
     /// Where it keeps the state of its containers unless `--root` says otherwise.
     pub fn default_root(&self) -> &'static Path {
         Path::new(match self.kind {

@@ -1,6 +1,7 @@
 //! The main of the suite: a trial for each scenario and runtime, each in a
 //! process of its own, and the look at what the whole run has left.
 
+mod alone;
 mod child;
 mod parent;
 mod run;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 
 use crate::runtime::Kind;
 use crate::scenario::Scenario;
+pub use alone::alone;
 
 /// A module's name and its scenarios.
 pub type Module = (&'static str, Vec<Scenario>);

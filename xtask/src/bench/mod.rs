@@ -5,6 +5,7 @@ mod bundle;
 mod exec;
 mod network;
 mod overhead;
+mod pod;
 mod podman;
 mod runtime;
 mod start;
@@ -33,6 +34,8 @@ enum Measurement {
     Network(network::Options),
     /// Memory and processor time of an idle pod, for the overhead of a RuntimeClass
     Overhead(overhead::Options),
+    /// A pod's start and `ctr run` by containerd, beside runc; memory of an idle pod
+    Pod(turns::Options),
 }
 
 /// Runs one measurement and prints its table.
@@ -43,5 +46,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Measurement::Exec(options) => exec::run(options),
         Measurement::Network(options) => network::run(options),
         Measurement::Overhead(options) => overhead::run(options),
+        Measurement::Pod(options) => pod::run(options),
     }
 }

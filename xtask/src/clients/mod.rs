@@ -20,21 +20,26 @@ struct Engine {
     name: &'static str,
     /// The release whose archive has it. Its packages must run with the C library of this one.
     release: &'static str,
-    /// The engine, the containerd that it starts, its init, and what of the command line has
-    /// packages of its own there.
+    /// The engine itself, the containerd that it starts, its init, and what of the command line
+    /// has packages of its own there.
     packages: &'static [&'static str],
+    /// What must run here, below `usr`.
+    programs: &'static [&'static str],
     /// The oldest major version that is what the tests mean by the name.
     oldest: u32,
     /// Whether the tests are not worth much without it.
     required: bool,
 }
 
-const ENGINES: [Engine; 2] = [
+const DOCKER: &[&str] = &["sbin/dockerd", "bin/docker", "bin/containerd"];
+
+const ENGINES: [Engine; 3] = [
     // Has a network made by a prestart hook.
     Engine {
         name: "docker20",
         release: "bookworm",
         packages: &["docker.io", "containerd", "tini"],
+        programs: DOCKER,
         oldest: 20,
         required: true,
     },
@@ -49,7 +54,17 @@ const ENGINES: [Engine; 2] = [
             "containerd",
             "tini-static",
         ],
+        programs: DOCKER,
         oldest: 28,
+        required: false,
+    },
+    // The containerd between those two, with which most clusters run.
+    Engine {
+        name: "containerd17",
+        release: "trixie",
+        packages: &["containerd"],
+        programs: &["bin/containerd"],
+        oldest: 1,
         required: false,
     },
 ];
@@ -94,7 +109,7 @@ fn obtain(engine: &Engine, archive: &Archive) -> Result<PathBuf> {
         println!("{}: fetching {}", engine.name, engine.packages.join(", "));
         unpack(archive, engine.packages, folder)?;
         // They may want a newer C library than this release has.
-        for program in ["sbin/dockerd", "bin/docker", "bin/containerd"] {
+        for program in engine.programs {
             let program = folder.join("usr").join(program);
             command::output(Command::new(program).arg("--version"))?;
         }

@@ -45,11 +45,20 @@ const FILES: &[(&str, &str)] = &[
 ];
 
 pub(super) fn recipe() -> Result<Recipe> {
+    named("busybox", &["/bin/sh"])
+}
+
+/// What holds the namespaces of a pod for runtimes that run it as any other container.
+pub(super) fn pause() -> Result<Recipe> {
+    named("pause", &["/bin/sleep", "2147483647"])
+}
+
+fn named(name: &'static str, command: &'static [&'static str]) -> Result<Recipe> {
     Ok(Recipe {
-        name: "busybox",
+        name,
         ingredients: format!("{PACKAGE} {} {FOLDERS:?} {FILES:?}", candidate()?),
         layer,
-        command: &["/bin/sh"],
+        command,
     })
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct Options {
 enum Name {
     /// Busybox alone: 2 MB, starts at once
     Busybox,
+    /// Busybox that sleeps: what the first container of a pod runs
+    Pause,
     /// A minimal Debian with tools that look at capabilities, attributes, networks
     Debian,
     /// nginx, Redis and PostgreSQL, with clients that load them
@@ -42,12 +44,13 @@ struct Recipe {
 
 /// Builds the images and puts them into `build/images`.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    for name in [Name::Busybox, Name::Debian, Name::Applications] {
+    for name in [Name::Busybox, Name::Pause, Name::Debian, Name::Applications] {
         if !options.images.is_empty() && !options.images.contains(&name) {
             continue;
         }
         let recipe = match name {
             Name::Busybox => busybox::recipe()?,
+            Name::Pause => busybox::pause()?,
             Name::Debian => debian::recipe()?,
             Name::Applications => applications::recipe()?,
         };

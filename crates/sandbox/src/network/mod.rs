@@ -14,10 +14,14 @@
 //! Name servers that run in the namespace itself are reached through [`names`],
 //! and have a few ports of the interfaces to themselves ([`own_ports`]).
 //!
+//! The other way round, what is sent to 127.0.0.1 in the namespace reaches the
+//! guest's loopback interface ([`loopback`]).
+//!
 //! Nothing here enters the namespace but a thread that lives for one call.
 
 mod error;
 mod inventory;
+mod loopback;
 mod names;
 mod namespace;
 mod own_ports;
@@ -57,6 +61,7 @@ use crate::{
 
 pub use error::Error;
 use inventory::{Down, Interface, Inventory};
+use loopback::Loopback;
 use names::Relay;
 pub(crate) use namespace::{Claim, Namespace};
 pub(crate) use own_ports::undo as undo_ports;
@@ -106,6 +111,8 @@ pub(crate) struct Start<'a> {
     pub(crate) directory: &'a Path,
     /// Where the relay for name servers listens.
     pub(crate) names_socket: PathBuf,
+    /// The hybrid socket, which leads to the guest.
+    pub(crate) hybrid: PathBuf,
     /// How many cards the machine can have.
     pub(crate) slots: u32,
     pub(crate) vm: Arc<dyn Vm>,
@@ -136,6 +143,7 @@ pub(crate) fn keep(start: Start<'_>) -> Result<Handle, Error> {
         vm: start.vm,
         agent: start.agent,
         names_socket: start.names_socket,
+        hybrid: start.hybrid,
         resolvers: Vec::new(),
         relay: None,
         cards: Vec::new(),
@@ -168,6 +176,7 @@ struct Network {
     vm: Arc<dyn Vm>,
     agent: Agent,
     names_socket: PathBuf,
+    hybrid: PathBuf,
     /// Every resolv.conf that the client has made.
     resolvers: Vec<PathBuf>,
     relay: Option<Relay>,
@@ -202,6 +211,10 @@ enum Demand {
 impl Network {
     async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
         let vm = Arc::clone(&self.vm);
+        let loopback = Loopback::open(&self.namespace, &self.hybrid);
+        if let Err(error) = &loopback {
+            tracing::warn!(%error, "ports of the guest's loopback interface cannot be reached");
+        }
         loop {
             tokio::select! {
                 biased;

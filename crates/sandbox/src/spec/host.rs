@@ -67,6 +67,9 @@ pub struct Share {
     pub readonly_below: bool,
     /// Mounts below the source are shared as well (`rbind`).
     pub recursive: bool,
+    /// What the host mounts below the source later is shared as well (`slave`,
+    /// `shared`).
+    pub follows: bool,
     /// The source is a file, not a folder.
     pub is_file: bool,
 }

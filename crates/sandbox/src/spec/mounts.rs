@@ -278,6 +278,7 @@ impl Splitter<'_> {
             readonly: readonly_below || wish.options.has(libc::MS_RDONLY),
             readonly_below,
             recursive: wish.options.has(libc::MS_REC),
+            follows: wish.options.propagation & (libc::MS_SLAVE | libc::MS_SHARED) != 0,
             is_file,
         });
         guest_bind(
@@ -291,10 +292,6 @@ impl Splitter<'_> {
         let propagation = wish.options.propagation;
         if propagation & libc::MS_SHARED != 0 {
             let warning = "shared: mounts that the container makes stay in the virtual machine";
-            self.warnings.push(format!("{}: {warning}", wish.field));
-        }
-        if propagation & libc::MS_SLAVE != 0 {
-            let warning = "slave: mounts that the host makes later are not seen";
             self.warnings.push(format!("{}: {warning}", wish.field));
         }
     }

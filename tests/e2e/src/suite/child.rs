@@ -116,7 +116,7 @@ fn report(host: &Host, error: &str) {
     for process in running {
         println!("{process}");
     }
-    print_logs(host.runtime.default_root());
+    print_logs(host.runtime.state());
     println!("--- again: --exact {}", env::var(TRIAL).unwrap_or_default());
 }
 
@@ -137,7 +137,7 @@ fn print_logs(folder: &Path) {
 }
 
 /// Kills whatever the scenario has started and is still there.
-fn end_processes() {
+pub(super) fn end_processes() {
     for _ in 0..100 {
         let running = processes::ours();
         if running.is_empty() {

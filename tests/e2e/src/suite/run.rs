@@ -45,11 +45,22 @@ impl Run {
         })
     }
 
+    /// Makes the folder of one scenario.
+    pub(super) fn place(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.folder.join(name);
+        fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
+        Ok(dir)
+    }
+
+    /// The folder of what the scenarios share.
+    pub(super) fn shared(&self) -> PathBuf {
+        self.folder.join("shared")
+    }
+
     /// Runs one trial in its process.
     pub(super) fn execute(&self, name: &str, limit: Duration) -> Result<Judgement> {
         let number = self.number.fetch_add(1, Ordering::Relaxed);
-        let dir = self.folder.join(number.to_string());
-        fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
+        let dir = self.place(&number.to_string())?;
         let output = self.folder.join(format!("{number}.out"));
         let mut child = self.spawn(name, &dir, &output)?;
         let status = wait(&mut child, limit + GRACE)?;
@@ -71,7 +82,7 @@ impl Run {
         let child = Command::new(std::env::current_exe()?)
             .env(TRIAL, name)
             .env(FOLDERS[0], dir)
-            .env(FOLDERS[1], self.folder.join("shared"))
+            .env(FOLDERS[1], self.shared())
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(err)

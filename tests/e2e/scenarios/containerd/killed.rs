@@ -1,0 +1,128 @@
+//! Killed with signal 9: the engine, a shim, a virtual machine.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use casemate_e2e::expect::contains;
+use casemate_e2e::wait::until_true;
+use casemate_e2e::{Containerd, processes};
+
+use super::{Body, SOON, V16, bodies};
+
+pub(super) fn scenarios() -> Vec<(&'static str, Body)> {
+    bodies![engine_killed, shim_killed]
+}
+
+pub(super) fn only_vm() -> (&'static str, Body, &'static str) {
+    ("machine_killed", machine_killed, "runc has no machine")
+}
+
+/// Containers do not notice; the next engine knows them, and their ends.
+fn engine_killed(containerd: &Containerd<'_>) -> Result<()> {
+    let ctr = containerd.ctr();
+    let log = containerd.host.new_folder("log")?.join("log");
+    let uri = format!("file://{}", log.display());
+    let id = containerd.host.new_id();
+    let script = "n=0; while :; do n=$((n+1)); echo $n; sleep 0.1; done";
+    let run = ctr.run_as(&id, &["--detach", "--log-uri", &uri], &["sh", "-c", script]);
+    run.run()?.ok()?;
+    let pid = ctr.pid(&id)?;
+    let marks = containerd.host.new_folder("marks")?;
+    let bound = format!(
+        "type=bind,src={},dst=/marks,options=rbind:ro",
+        marks.display()
+    );
+    let waits = "until test -e /marks/go; do sleep 0.1; done; exit 9";
+    let lines = || Ok::<_, anyhow::Error>(fs::read_to_string(&log)?.lines().count());
+    let goes_on = || {
+        let now = lines()?;
+        until_true("more output", SOON, || Ok(lines()? > now + 3))
+    };
+    goes_on()?;
+    let short = ctr.run_detached(&["--mount", &bound], &["sh", "-c", waits])?;
+    containerd.kill()?;
+    fs::write(marks.join("go"), "")?;
+    goes_on()?;
+    containerd.restart()?;
+    goes_on()?;
+    ensure!(ctr.status(&id)?.as_deref() == Some("RUNNING"));
+    ensure!(ctr.pid(&id)? == pid);
+    ended_meanwhile(containerd, &short)?;
+    ctr.exec(&id, &[], &["sh", "-c", "exit 5"])
+        .run()?
+        .exits(5)?;
+    let events = ctr.events()?;
+    ctr.does(["tasks", "kill", "--signal", "SIGKILL", &id])?;
+    let exit = events.wait(&id, "/tasks/exit", |event| event.text("id") == id)?;
+    ensure!(exit.number("exit_status") == 137, "{exit:?}");
+    until_true("the end", SOON, || {
+        Ok(ctr.status(&id)?.as_deref() == Some("STOPPED"))
+    })?;
+    events.stop()?;
+    ctr.remove(&id)
+}
+
+/// The next engine is told how a task has ended, or (since 1.7) takes its shim
+/// for one that was forgotten and removes both.
+fn ended_meanwhile(containerd: &Containerd<'_>, id: &str) -> Result<()> {
+    let ctr = containerd.ctr();
+    if containerd.release == V16 {
+        ensure!(ctr.status(id)?.as_deref() == Some("STOPPED"));
+        let deleted = ctr.does(["tasks", "delete", id])?;
+        contains(&deleted.errors(), "exit code 9")?;
+    }
+    ensure!(ctr.status(id)?.is_none());
+    ctr.remove(id)
+}
+
+/// The engine cleans up with the shim's `delete`.
+fn shim_killed(containerd: &Containerd<'_>) -> Result<()> {
+    let ctr = containerd.ctr();
+    let events = ctr.events()?;
+    let id = ctr.run_detached(&[], &["sleep", "1000"])?;
+    let exec = ctr
+        .exec(&id, &[], &["sh", "-c", "echo here; exec sleep 1000"])
+        .start()?;
+    until_true("the added", SOON, || Ok(exec.written() == b"here\n"))?;
+    let shim = containerd.task("default", &id)?.connect()?.shim_pid as i32;
+    let shim = processes::get(shim).context("no shim")?;
+    ensure!(shim.argv.iter().any(|word| word.contains(&id)), "{shim}");
+    shim.kill()?;
+    let exit = events.wait(&id, "/tasks/exit", |event| event.text("id") == id)?;
+    ensure!(exit.number("exit_status") == 137, "{exit:?}");
+    events.wait(&id, "/tasks/delete", |_| true)?;
+    ensure!(exec.exit()?.shell() != 0);
+    until_true("no task", SOON, || Ok(ctr.status(&id)?.is_none()))?;
+    events.stop()?;
+    // The container can be started anew.
+    let start = ctr.command(["tasks", "start", "--detach", "--null-io", &id]);
+    start.run()?.ok()?;
+    ctr.exec(&id, &[], &["true"]).run()?.ok()?;
+    ctr.remove(&id)
+}
+
+/// The container and who was added to it have ended by signal 9, and that is
+/// known within a second.
+fn machine_killed(containerd: &Containerd<'_>) -> Result<()> {
+    let ctr = containerd.ctr();
+    let events = ctr.events()?;
+    let id = ctr.run_detached(&[], &["sleep", "1000"])?;
+    let exec = ctr
+        .exec(&id, &[], &["sh", "-c", "echo here; exec sleep 1000"])
+        .start()?;
+    until_true("the added", SOON, || Ok(exec.written() == b"here\n"))?;
+    let mut machines = processes::ours();
+    machines.retain(|process| process.program().starts_with("qemu-system"));
+    ensure!(machines.len() == 1, "{machines:?}");
+    machines[0].kill()?;
+    let killed = Instant::now();
+    let exit = events.wait(&id, "/tasks/exit", |event| event.text("id") == id)?;
+    let took = killed.elapsed();
+    ensure!(took < Duration::from_secs(1), "known after {took:?}");
+    ensure!(exit.number("exit_status") == 137, "{exit:?}");
+    exec.finish()?.exits(137)?;
+    ensure!(ctr.status(&id)?.as_deref() == Some("STOPPED"));
+    events.stop()?;
+    ctr.remove(&id)
+}

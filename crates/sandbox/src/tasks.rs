@@ -142,7 +142,11 @@ fn read_bundle_here(create: &Create, containers: &Neighbours) -> Result<ReadBund
         directory: &directory,
     };
     let split = spec::split(&spec, bundle, &spec::LiveHost(containers))?;
-    let disk = RootDisk::of(&create.rootfs)?;
+    // A sandbox container has none, whatever comes with it.
+    let disk = match &split.host.rootfs {
+        Some(_) => RootDisk::of(&create.rootfs)?,
+        None => None,
+    };
     Ok(ReadBundle {
         oci_version: spec.version().clone(),
         files: take_files(&split.host)?,

@@ -68,6 +68,7 @@ pub(crate) fn scenarios(release: Release) -> Vec<Scenario> {
     let mut only_vm = vec![killed::only_vm()];
     if release == V21 {
         only_vm.extend(bad_input::only_vm());
+        only_vm.extend(killed::only_vm_of_one_engine());
         only_vm.extend([
             command_line::only_vm(),
             insight::only_vm(),

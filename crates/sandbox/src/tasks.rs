@@ -142,7 +142,11 @@ fn read_bundle_here(create: &Create, containers: &Neighbours) -> Result<ReadBund
         directory: &directory,
     };
     let split = spec::split(&spec, bundle, &spec::LiveHost(containers))?;
-    let disk = RootDisk::of(&create.rootfs)?;
+    // A sandbox container has none, whatever comes with it.
+    let disk = match &split.host.rootfs {
+        Some(_) => RootDisk::of(&create.rootfs)?,
+        None => None,
+    };
     Ok(ReadBundle {
         oci_version: spec.version().clone(),
         files: take_files(&split.host)?,
@@ -439,10 +443,7 @@ pub(crate) fn spawn_wait(
             }
         };
         if response.oom_killed {
-            tracing::warn!(process = %key, "the guest ran out of memory for it");
-            if let Err(error) = notice.tell().await {
-                tracing::warn!(process = %key, %error, "its client is not told of that");
-            }
+            tell(key.container.as_str(), &notice).await;
         }
         let exit = ExitStatus::now(response.exit_status);
         match patience {
@@ -453,6 +454,25 @@ pub(crate) fn spawn_wait(
         report(&events, Event::Ended(key, exit));
         outputs.drained().await;
     });
+}
+
+/// Tells a container's client when the guest has killed one of its processes for
+/// want of memory; the container may live on.
+pub(crate) fn spawn_memory_watch(key: &Key, agent: Agent, notice: Rc<Notice>) {
+    let container = key.container();
+    spawn_local(async move {
+        // Else it has ended, or the machine has: there is nothing to tell.
+        if let Ok(true) = agent.await_out_of_memory(&container).await {
+            tell(&container.container_id, &notice).await;
+        }
+    });
+}
+
+async fn tell(container: &str, notice: &Notice) {
+    tracing::warn!(container, "the guest ran out of memory for it");
+    if let Err(error) = notice.tell().await {
+        tracing::warn!(container, %error, "its client is not told of that");
+    }
 }
 
 /// Hears what the stand-in of a process reports, until it ends.

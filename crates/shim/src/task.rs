@@ -91,6 +91,7 @@ impl Task for TaskService {
             stdout: request.stdout.clone(),
             stderr: request.stderr.clone(),
         };
+        let addresses = addresses.of_process(request.terminal);
         let door = self.door(&addresses)?;
         let admission = match door {
             None => None,
@@ -153,6 +154,7 @@ impl Task for TaskService {
             stdout: request.stdout,
             stderr: request.stderr,
         };
+        let addresses = addresses.of_process(request.terminal);
         let Some(door) = self.door(&addresses)? else {
             let added = self.sandbox.exec(key, process).await;
             return added.map(|()| api::Empty::default()).map_err(from_error);

@@ -65,10 +65,15 @@ pub(crate) fn scenarios(release: Release) -> Vec<Scenario> {
     let mut all: Vec<Scenario> = all
         .map(|(name, body)| scenario(release, name, body))
         .collect();
-    let mut only_vm = vec![killed::only_vm(), service::only_vm()];
+    let mut only_vm = vec![killed::only_vm()];
     if release == V21 {
         only_vm.extend(bad_input::only_vm());
-        only_vm.extend([command_line::only_vm(), insight::only_vm()]);
+        only_vm.extend(killed::only_vm_of_one_engine());
+        only_vm.extend([
+            command_line::only_vm(),
+            insight::only_vm(),
+            service::only_vm(),
+        ]);
     }
     for (name, body, why) in only_vm {
         all.push(scenario(release, name, body).only_vm(why));

@@ -233,7 +233,7 @@ mod tests {
             mount(NONE, &long, Some("tmpfs"), MsFlags::empty(), NONE).unwrap();
             let place = folder.path().join("rootfs");
             fs::create_dir(&place).unwrap();
-            let layers: Vec<_> = (0..60)
+            let layers: Vec<_> = (0..90)
                 .map(|n| long.join(format!("layer-{n}/fs")))
                 .collect();
             for (n, layer) in layers.iter().enumerate() {
@@ -260,7 +260,7 @@ mod tests {
             assert!(overlay.options.join(",").len() > MAX_OPTIONS);
             let tree = assemble(&[overlay], &place).unwrap();
             assert_eq!(read(&tree, "last").unwrap(), "0");
-            assert_eq!(read(&tree, "59").unwrap(), "x");
+            assert_eq!(read(&tree, "89").unwrap(), "x");
         });
     }
 

@@ -9,9 +9,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use casemate_protocol::agent::{self, namespace::Kind};
-use oci_spec::runtime::Hooks;
+use oci_spec::runtime::{Hooks, LinuxResources};
 
-use super::{Error, GuestSpec, HostFacts, HostPath, HostSpec, Split, namespaces, sysctl};
+use super::{
+    Error, GuestSpec, HostFacts, HostPath, HostSpec, Split, namespaces, pod_limits, sysctl,
+};
 
 /// What the agent's process is shown as.
 const COMMAND: &str = "/pause";
@@ -33,6 +35,8 @@ pub struct Pause<'a> {
     pub sysctls: &'a HashMap<String, String>,
     /// As in [`HostSpec::cgroups_path`].
     pub cgroups_path: Option<String>,
+    /// As in [`HostSpec::pod`].
+    pub pod: Option<LinuxResources>,
 }
 
 /// What host and guest do for a sandbox container that has no config.json, or
@@ -58,8 +62,8 @@ pub fn pause(wish: Pause<'_>, facts: &dyn HostFacts) -> Result<Split, Error> {
         network: namespaces::network(wish.network, facts)?,
         joined: Vec::new(),
         cgroups_path: wish.cgroups_path,
-        resources: None,
-        pod: None,
+        resources: wish.pod.as_ref().map(pod_limits::on_the_host),
+        pod: wish.pod,
         hooks: Hooks::default(),
         annotations: BTreeMap::new(),
         hostname: (!wish.hostname.is_empty()).then(|| wish.hostname.to_owned()),

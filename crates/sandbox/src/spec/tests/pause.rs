@@ -82,11 +82,14 @@ fn it_can_be_made_without_a_configuration() {
         network: netns.clone(),
         sysctls: &sysctls,
         cgroups_path: Some("/kubepods/pod1/s".to_owned()),
+        pod: serde_json::from_value(json!({"memory": {"limit": 1 << 30}})).unwrap(),
     };
     let Split { host, guest } = pause(wish.clone(), &FakeHost).unwrap();
     assert_eq!(host.network, NetworkNamespace::Path(netns.unwrap()));
     assert_eq!(host.cgroups_path.as_deref(), Some("/kubepods/pod1/s"));
     assert_eq!(host.hostname.as_deref(), Some("tower"));
+    assert_eq!(host.sizing(), wish.pod.as_ref());
+    assert_eq!(host.resources, wish.pod);
     assert_eq!(
         (host.rootfs, host.command),
         (None, vec!["/pause".to_owned()])

@@ -23,6 +23,9 @@ pub enum Error {
     /// The bundle's configuration.
     #[error("{0}")]
     Spec(Arc<spec::Error>),
+    /// The bundle itself.
+    #[error("{0}")]
+    Bundle(Arc<str>),
     /// An id.
     #[error(transparent)]
     Id(#[from] identifier::InvalidId),
@@ -76,7 +79,7 @@ impl Error {
             Self::NotFound => Kind::NotFound,
             Self::AlreadyExists => Kind::AlreadyExists,
             Self::Refused(_) => Kind::Precondition,
-            Self::Spec(_) | Self::Id(_) => Kind::Invalid,
+            Self::Spec(_) | Self::Bundle(_) | Self::Id(_) => Kind::Invalid,
             Self::Agent(agent::Error::Timeout { .. }) => Kind::Deadline,
             Self::Agent(agent::Error::Refused { code, .. }) => match code {
                 Code::NOT_FOUND => Kind::NotFound,

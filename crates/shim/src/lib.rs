@@ -13,7 +13,6 @@ mod monitor;
 mod status;
 mod task;
 
-pub use metrics::TYPE as METRICS_TYPE;
 pub use task::ATTACHED;
 
 use std::{collections::HashMap, io, sync::Arc};

@@ -57,11 +57,10 @@ pub(super) fn run(arguments: &Arguments, input: &[u8]) -> Result<Vec<u8>> {
     };
     let neighbours = Neighbours::under(&start.root);
     let host = start.read_bundle(&neighbours)?;
-    let sandbox = match start.home(&host, &neighbours)? {
-        Some(sandbox) => sandbox,
+    let address = match start.home(&host, &neighbours)? {
+        Some(sandbox) => start.note_address(&sandbox)?,
         None => start.begin(&host, &request)?,
     };
-    let address = format!("unix://{}", sandbox.join(CONTROL_SOCKET).display());
     Ok(match request.bootstrap {
         None => address.into_bytes(),
         Some(_) => serde_json::to_vec(&serde_json::json!({
@@ -103,14 +102,25 @@ impl Start<'_> {
         Ok(home.map(|neighbour| neighbour.sandbox.clone()))
     }
 
-    /// Makes a sandbox for the container; its machine boots from now on.
-    fn begin(&self, host: &HostSpec, request: &Request) -> Result<PathBuf> {
+    /// Leaves the address of the sandbox's monitor in the bundle, where
+    /// containerd up to 1.7 looks for it when it is started again, and gives it.
+    fn note_address(&self, sandbox: &Path) -> Result<String> {
+        let address = format!("unix://{}", sandbox.join(CONTROL_SOCKET).display());
+        let place = self.bundle.join("address");
+        fs::write(&place, &address).with_context(|| place.display().to_string())?;
+        Ok(address)
+    }
+
+    /// Makes a sandbox for the container and gives its monitor's address; its
+    /// machine boots from now on.
+    fn begin(&self, host: &HostSpec, request: &Request) -> Result<String> {
         if let Some(path) = &host.cgroups_path {
             Cgroup::check(path)?;
         }
         let config = Config::load(request.config.as_deref())?;
         let Settings { config, warnings } = Settings::new(config, host, HostSize::now())?;
         let claim = Claim::of(&self.root, &self.id, None)?;
+        let address = self.note_address(&claim.sandbox)?;
         let control = claim.sandbox.join(CONTROL_SOCKET);
         let listener = socket::listen(&control).with_context(|| control.display().to_string())?;
         let netns = match &host.network {
@@ -140,9 +150,8 @@ impl Start<'_> {
             monitor.end();
             return Err(error.into());
         }
-        let sandbox = claim.sandbox.clone();
         claim.keep();
-        Ok(sandbox)
+        Ok(address)
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod command_line;
+mod disks;
 mod exec;
 mod insight;
 mod killed;
@@ -50,6 +51,7 @@ pub(crate) fn scenarios(release: Release) -> Vec<Scenario> {
     if release == V21 {
         parts.extend([
             run::of_one_engine(),
+            disks::of_one_engine(),
             life::of_one_engine(),
             exec::of_one_engine(),
             streams::of_one_engine(),

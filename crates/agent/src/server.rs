@@ -12,12 +12,12 @@ use std::{
 use async_trait::async_trait;
 use casemate_protocol::{
     agent::{
-        AddProcessRequest, AddProcessResponse, ContainerRef, ContainerStatsResponse,
-        CreateContainerRequest, CreateContainerResponse, Empty, FreezeContainerRequest,
-        HelloRequest, HelloResponse, ListProcessesResponse, PrepareSandboxRequest,
-        PrepareSandboxResponse, ProcessRef, ResizeTerminalRequest, SignalProcessRequest, Span,
-        StartProcessResponse, UpdateContainerRequest, UpdateNetworkRequest, UpdateNetworkResponse,
-        WaitProcessResponse,
+        AddProcessRequest, AddProcessResponse, AwaitOutOfMemoryResponse, ContainerRef,
+        ContainerStatsResponse, CreateContainerRequest, CreateContainerResponse, Empty,
+        FreezeContainerRequest, HelloRequest, HelloResponse, ListProcessesResponse,
+        PrepareSandboxRequest, PrepareSandboxResponse, ProcessRef, ResizeTerminalRequest,
+        SignalProcessRequest, Span, StartProcessResponse, UpdateContainerRequest,
+        UpdateNetworkRequest, UpdateNetworkResponse, WaitProcessResponse,
     },
     agent_ttrpc, negotiate,
 };
@@ -147,6 +147,18 @@ impl agent_ttrpc::Agent for Service {
     ) -> ttrpc::Result<WaitProcessResponse> {
         let (container, process) = self.sandbox()?.process(&request)?;
         Ok(process.wait(&container).await)
+    }
+
+    async fn await_out_of_memory(
+        &self,
+        _: &TtrpcContext,
+        request: ContainerRef,
+    ) -> ttrpc::Result<AwaitOutOfMemoryResponse> {
+        let container = self.sandbox()?.container(&request.container_id)?;
+        Ok(AwaitOutOfMemoryResponse {
+            killed: container.out_of_memory().await?,
+            ..Default::default()
+        })
     }
 
     async fn signal_process(

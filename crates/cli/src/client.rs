@@ -6,14 +6,16 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use casemate_linux::{process, reactor, socket};
 use casemate_protocol::{
-    monitor::{ContainerProcess, ProcessesRequest, TimelineRequest, TimelineResponse},
+    monitor::{
+        ContainerProcess, FiguresRequest, ProcessesRequest, TimelineRequest, TimelineResponse,
+    },
     monitor_ttrpc::MonitorClient,
 };
 use casemate_sandbox::{Id, layout, state};
-use casemate_shim::{CONTROL_SOCKET, METRICS_TYPE};
+use casemate_shim::CONTROL_SOCKET;
 use containerd_shim_protos::{
     api,
     cgroups_v2::metrics::Metrics,
@@ -268,23 +270,19 @@ impl Monitor {
         answer.map(drop).map_err(readable)
     }
 
-    /// Task.Stats.
+    /// What the container has used.
     ///
     /// # Errors
     /// When it does not run.
     pub async fn stats(&self) -> Result<Metrics> {
-        let request = api::StatsRequest {
-            id: self.id.clone(),
+        let client = MonitorClient::new(self.client.clone());
+        let request = FiguresRequest {
+            container_id: self.id.clone(),
             ..Default::default()
         };
-        let response = self.task().stats(patience(), &request).await;
-        let stats = response.map_err(readable)?.stats.unwrap_or_default();
-        ensure!(
-            stats.type_url == METRICS_TYPE,
-            "the monitor is of another version: its figures are {:?}",
-            stats.type_url
-        );
-        Metrics::parse_from_bytes(&stats.value).context("figures of the container")
+        let response = client.figures(patience(), &request).await;
+        let metrics = response.map_err(readable)?.metrics;
+        Metrics::parse_from_bytes(&metrics).context("figures of the container")
     }
 
     /// The processes of the container in its guest.

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{Backlog, ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 /// Most descriptors that one message may carry.
 pub const MAX_DESCRIPTORS: usize = 8;
@@ -68,6 +68,15 @@ pub fn receive_with_descriptors(
         return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
     }
     Ok((message.bytes, descriptors))
+}
+
+/// Makes this process the one that a listening socket names to its clients
+/// (SO_PEERCRED), in place of who bound it.
+///
+/// # Errors
+/// EINVAL when it is not bound.
+pub fn take_over(listener: &UnixListener) -> io::Result<()> {
+    Ok(nix::sys::socket::listen(listener, Backlog::MAXCONN)?)
 }
 
 /// Binds a listening socket at a path of any length.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use casemate_protocol::{
     VERSIONS, VersionMismatch,
-    agent::{self, ProcessRef},
+    agent::{self, ContainerRef, ProcessRef},
     agent_ttrpc::AgentClient,
     negotiate,
 };
@@ -138,6 +138,21 @@ impl Agent {
             .wait_process(context::with_timeout(0), process)
             .await;
         answer.map_err(|error| self.error("wait_process", error))
+    }
+
+    /// Waits until the guest has killed a process of a container for want of
+    /// memory (true), or the container has ended.
+    ///
+    /// # Errors
+    /// When the container is not known or the connection breaks.
+    pub async fn await_out_of_memory(&self, container: &ContainerRef) -> Result<bool, Error> {
+        let answer = self
+            .client
+            .await_out_of_memory(context::with_timeout(0), container)
+            .await;
+        answer
+            .map(|answer| answer.killed)
+            .map_err(|error| self.error("await_out_of_memory", error))
     }
 
     /// The same agent for a request that may take longer than others.

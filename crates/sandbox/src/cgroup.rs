@@ -236,7 +236,7 @@ fn make(directory: &Path) -> io::Result<()> {
 /// Removes an empty cgroup directory. A process that is ending still counts for
 /// a moment after it can no longer be seen or waited for, so a busy cgroup is
 /// tried again for a bounded time; one that somebody else uses stays: it is
-/// theirs now.
+/// theirs now. One that has others below it is that without a doubt.
 ///
 /// # Errors
 /// Those of rmdir(2), except EBUSY.
@@ -246,10 +246,20 @@ pub fn remove(directory: &Path) -> io::Result<()> {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
             other => return other,
         }
+        if has_groups(directory) {
+            return Ok(());
+        }
         thread::sleep(Duration::from_millis(pause));
     }
     tracing::warn!(cgroup = %directory.display(), "still in use, left alone");
     Ok(())
+}
+
+/// Whether there are cgroups below it.
+fn has_groups(directory: &Path) -> bool {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut kinds = entries.flat_map(|entry| entry.file_type());
+    kinds.any(|kind| kind.is_dir())
 }
 
 fn is_v1(directory: &Path) -> bool {

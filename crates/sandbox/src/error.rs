@@ -26,6 +26,9 @@ pub enum Error {
     /// The annotations of a pod.
     #[error("{0}")]
     Settings(Arc<settings::Error>),
+    /// The bundle itself.
+    #[error("{0}")]
+    Bundle(Arc<str>),
     /// An id.
     #[error(transparent)]
     Id(#[from] identifier::InvalidId),
@@ -79,7 +82,7 @@ impl Error {
             Self::NotFound => Kind::NotFound,
             Self::AlreadyExists => Kind::AlreadyExists,
             Self::Refused(_) => Kind::Precondition,
-            Self::Spec(_) | Self::Settings(_) | Self::Id(_) => Kind::Invalid,
+            Self::Spec(_) | Self::Bundle(_) | Self::Settings(_) | Self::Id(_) => Kind::Invalid,
             Self::Agent(agent::Error::Timeout { .. }) => Kind::Deadline,
             Self::Agent(agent::Error::Refused { code, .. }) => match code {
                 Code::NOT_FOUND => Kind::NotFound,

@@ -93,6 +93,9 @@ pub struct Options {
     pub pod: Option<PodFiles>,
 }
 
+/// Far more than a client takes that reads at all.
+const OUTPUT_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Who a sandbox's client is.
 #[derive(Debug, Clone)]
 pub enum Client {
@@ -125,6 +128,16 @@ impl Client {
     pub(crate) fn tell(&self, news: News) {
         if let Self::Containerd(Listener(hear)) = self {
             hear(news);
+        }
+    }
+
+    /// How long the end of a process waits for the end of its output. Who reads
+    /// after the command line sees the end of the process only. A client of
+    /// containerd sees both, and may have gone without anybody in its place.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        match self {
+            Self::CommandLine => None,
+            Self::Containerd(_) => Some(OUTPUT_PATIENCE),
         }
     }
 }

@@ -95,9 +95,10 @@ impl Outputs {
     /// Resolves when everything that the process wrote is with the client, or
     /// the client no longer wants it.
     pub async fn drained(&mut self) {
-        for output in &mut self.0 {
+        while let Some(output) = self.0.last_mut() {
             // A copy cannot fail in a way that matters more than its end.
             let _ = output.await;
+            self.0.pop();
         }
     }
 }

@@ -153,19 +153,23 @@ fn read_bundle_here(
 ) -> Result<ReadBundle, Error> {
     let path = create.bundle.join("config.json");
     let json = std::fs::read(&path)
-        .map_err(|error| Error::Host(format!("{}: {error}", path.display()).into()))?;
+        .map_err(|error| Error::Bundle(format!("{}: {error}", path.display()).into()))?;
     let mut spec = spec::parse(&json)?;
     if let Some(pod) = pod {
         pod.add_to(&mut spec);
     }
     let directory = HostPath::new(&create.bundle)
-        .ok_or_else(|| Error::Host("the bundle's path is not absolute".into()))?;
+        .ok_or_else(|| Error::Bundle("the bundle's path is not absolute".into()))?;
     let bundle = spec::Bundle {
         container_id: create.id.as_str(),
         directory: &directory,
     };
     let split = spec::split(&spec, bundle, &spec::LiveHost(containers))?;
-    let disk = RootDisk::of(&create.rootfs)?;
+    // A sandbox container has none, whatever comes with it.
+    let disk = match &split.host.rootfs {
+        Some(_) => RootDisk::of(&create.rootfs)?,
+        None => None,
+    };
     Ok(ReadBundle {
         oci_version: spec.version().clone(),
         files: take_files(&split.host)?,
@@ -440,13 +444,14 @@ pub(crate) fn spawn_start(
     });
 }
 
-/// Waits for the end of a process, then for the end of its output. A guest that
-/// cannot say when its process ends is of no use: its VM goes, and the machine's
-/// watch reports that.
+/// Waits for the end of a process, then for the end of its output, which goes on
+/// after `patience`, if there is one. A guest that cannot say when its process
+/// ends is of no use: its VM goes, and the machine's watch reports that.
 pub(crate) fn spawn_wait(
     key: Key,
     ready: &Ready,
     mut outputs: Outputs,
+    patience: Option<Duration>,
     notice: Rc<Notice>,
     events: UnboundedSender<Event>,
 ) {
@@ -461,15 +466,36 @@ pub(crate) fn spawn_wait(
             }
         };
         if response.oom_killed {
-            tracing::warn!(process = %key, "the guest ran out of memory for it");
-            if let Err(error) = notice.tell().await {
-                tracing::warn!(process = %key, %error, "its client is not told of that");
-            }
+            tell(key.container.as_str(), &notice).await;
         }
-        outputs.drained().await;
         let exit = ExitStatus::now(response.exit_status);
+        match patience {
+            // Whoever does not read must not keep the process from ending.
+            Some(patience) => _ = timeout(patience, outputs.drained()).await,
+            None => outputs.drained().await,
+        }
         report(&events, Event::Ended(key, exit));
+        outputs.drained().await;
     });
+}
+
+/// Tells a container's client when the guest has killed one of its processes for
+/// want of memory; the container may live on.
+pub(crate) fn spawn_memory_watch(key: &Key, agent: Agent, notice: Rc<Notice>) {
+    let container = key.container();
+    spawn_local(async move {
+        // Else it has ended, or the machine has: there is nothing to tell.
+        if let Ok(true) = agent.await_out_of_memory(&container).await {
+            tell(&container.container_id, &notice).await;
+        }
+    });
+}
+
+async fn tell(container: &str, notice: &Notice) {
+    tracing::warn!(container, "the guest ran out of memory for it");
+    if let Err(error) = notice.tell().await {
+        tracing::warn!(container, %error, "its client is not told of that");
+    }
 }
 
 /// Hears what the stand-in of a process reports, until it ends.
@@ -759,9 +785,14 @@ pub(crate) fn spawn_power_off(ready: &Ready, has_disks: bool) {
     let agent = ready.agent.with_more_time(more);
     spawn_local(async move {
         let polite = async {
-            if let Err(error) = agent.shutdown(&message::Empty::default()).await {
-                tracing::warn!(%error, "the guest did not shut down");
-                return;
+            match agent.shutdown(&message::Empty::default()).await {
+                Ok(_) => {}
+                // A client that was quick has ended the machine by now.
+                Err(agent::Error::Lost { .. }) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "the guest did not shut down");
+                    return;
+                }
             }
             // Who has a disk in it waits for its end, and everything is written.
             if !has_disks {

@@ -433,6 +433,12 @@ macro_rules! plain {
                 Ok(message::HelloResponse { version: 1, ..answer })
             }
 
+            async fn await_out_of_memory(&self, _: &TtrpcContext, container: message::ContainerRef) -> ttrpc::Result<message::AwaitOutOfMemoryResponse> {
+                let mut killed = self.killed.subscribe();
+                let _ = killed.wait_for(|killed| killed.contains(&container.container_id)).await;
+                Ok(message::AwaitOutOfMemoryResponse::default())
+            }
+
             async fn wait_process(&self, _: &TtrpcContext, process: message::ProcessRef) -> ttrpc::Result<message::WaitProcessResponse> {
                 let answer: message::WaitProcessResponse = self.answer()?;
                 let mut killed = self.killed.subscribe();

@@ -16,7 +16,6 @@ mod sandbox;
 mod status;
 mod task;
 
-pub use metrics::TYPE as METRICS_TYPE;
 pub use sandbox::{Order, Orders};
 pub use task::ATTACHED;
 

@@ -3,15 +3,15 @@
 use async_trait::async_trait;
 use casemate_protocol::{
     monitor::{
-        ContainerProcess, ProcessesRequest, ProcessesResponse, TimelineRequest, TimelineResponse,
-        TimelineSpan,
+        ContainerProcess, FiguresRequest, FiguresResponse, ProcessesRequest, ProcessesResponse,
+        TimelineRequest, TimelineResponse, TimelineSpan,
     },
     monitor_ttrpc::Monitor,
 };
 use casemate_sandbox::{Handle, Id};
 use ttrpc::asynchronous::TtrpcContext;
 
-use crate::status;
+use crate::{metrics, status};
 
 pub(crate) struct MonitorService {
     sandbox: Handle,
@@ -40,6 +40,20 @@ impl Monitor for MonitorService {
         });
         Ok(TimelineResponse {
             spans: spans.collect(),
+            ..Default::default()
+        })
+    }
+
+    async fn figures(
+        &self,
+        _: &TtrpcContext,
+        request: FiguresRequest,
+    ) -> ttrpc::Result<FiguresResponse> {
+        let container = Id::new(&request.container_id).map_err(status::invalid)?;
+        let files = self.sandbox.stats(container).await;
+        let files = files.map_err(status::from_error)?;
+        Ok(FiguresResponse {
+            metrics: metrics::to_bytes(&files).map_err(status::internal)?,
             ..Default::default()
         })
     }

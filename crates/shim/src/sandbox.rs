@@ -411,7 +411,9 @@ impl Sandbox for SandboxService {
         let metric = response.metrics.mut_or_insert_default();
         metric.id = request.sandbox_id;
         metric.timestamp = timestamp(Some(ExitStatus::now(0)));
-        metric.data = MessageField::some(metrics::to_any(&sum).map_err(internal)?);
+        metric.data = MessageField::some(
+            metrics::to_any(&sum, metrics::Version::of_host()).map_err(internal)?,
+        );
         Ok(response)
     }
 }

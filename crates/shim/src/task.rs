@@ -42,11 +42,16 @@ pub const ATTACHED: &str = "attached";
 pub(crate) struct TaskService {
     sandbox: Handle,
     door: Option<Arc<Door>>,
+    metrics: metrics::Version,
 }
 
 impl TaskService {
     pub(crate) fn new(sandbox: Handle, door: Option<Arc<Door>>) -> Self {
-        Self { sandbox, door }
+        Self {
+            sandbox,
+            door,
+            metrics: metrics::Version::of_host(),
+        }
     }
 
     /// The door for a process with these streams; none when they have been
@@ -86,6 +91,7 @@ impl Task for TaskService {
             stdout: request.stdout.clone(),
             stderr: request.stderr.clone(),
         };
+        let addresses = addresses.of_process(request.terminal);
         let door = self.door(&addresses)?;
         let admission = match door {
             None => None,
@@ -149,6 +155,7 @@ impl Task for TaskService {
             stdout: request.stdout,
             stderr: request.stderr,
         };
+        let addresses = addresses.of_process(request.terminal);
         let Some(door) = self.door(&addresses)? else {
             let added = self.sandbox.exec(key, process).await;
             return added.map(|()| api::Empty::default()).map_err(from_error);
@@ -161,7 +168,12 @@ impl Task for TaskService {
             .await
             .map_err(from_error)?
             .status;
-        let allowed = policy::allow(Operation::Exec, status);
+        // The command line may wait for the container to go on; a client of
+        // containerd would wait without knowing why.
+        let allowed = match status {
+            Status::Paused => Err(Refusal::Paused),
+            status => policy::allow(Operation::Exec, status),
+        };
         allowed.map_err(|refusal| from_error(refusal.into()))?;
         let arrival = Arrival {
             key: key.clone(),
@@ -295,7 +307,7 @@ impl Task for TaskService {
             .stats(id(&request.id)?)
             .await
             .map_err(from_error)?;
-        let stats = metrics::to_any(&files).map_err(internal)?;
+        let stats = metrics::to_any(&files, self.metrics).map_err(internal)?;
         Ok(api::StatsResponse {
             stats: MessageField::some(stats),
             ..Default::default()
@@ -383,7 +395,15 @@ impl Task for TaskService {
     ) -> Result<api::Empty> {
         let when = match request.now {
             true => Stop::Now,
-            false => Stop::Without(id(&request.id)?),
+            false => {
+                let id = id(&request.id)?;
+                // containerd may say so of a container that it has not deleted.
+                let asked = self.sandbox.state(Key::init(id.clone()));
+                if self.door.is_some() && asked.await.is_ok() {
+                    return Ok(api::Empty::default());
+                }
+                Stop::Without(id)
+            }
         };
         self.sandbox.stop(when).await.map_err(from_error)?;
         Ok(api::Empty::default())

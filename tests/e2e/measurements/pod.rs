@@ -118,14 +118,11 @@ fn weigh(cri: &Cri<'_>, kind: Kind) -> Result<Value> {
     Ok(json!({"runtime": kind.to_string(), "processes": weights}))
 }
 
-/// The program, and the part it plays where it has several.
+/// The part it plays in a sandbox, or else the program.
 fn name(process: &Process) -> String {
-    let program = process.program();
-    let part = process.argv.get(1).filter(|_| program.contains("casemate"));
-    match part {
-        Some(part) => format!("{program} {part}"),
-        None => program.to_owned(),
-    }
+    let parts = ["monitor", "devices", "stand-in"];
+    let part = parts.into_iter().find(|part| process.has_word(part));
+    part.unwrap_or_else(|| process.program()).to_owned()
 }
 
 fn pss_kib(process: &Process) -> Result<u64> {

@@ -51,9 +51,9 @@ fn print_weights(pod: &Value) -> Result<()> {
     for process in list(&pod["processes"])? {
         let mib = process["kib"].as_f64().context("a weight is a number")? / 1024.0;
         sum += mib;
-        println!("  {:40} {mib:>7.1} MiB", text(&process["name"])?);
+        println!("  {:24} {mib:>7.1} MiB", text(&process["name"])?);
     }
-    println!("  {:40} {sum:>7.1} MiB", "all");
+    println!("  {:24} {sum:>7.1} MiB", "all");
     Ok(())
 }
 

@@ -43,6 +43,9 @@ const STATS: [&str; 19] = [
 /// Where boot mounts the hierarchy.
 pub(crate) const ROOT: &str = "/sys/fs/cgroup";
 
+/// Where the kernel tells what has become of a cgroup's processes.
+const EVENTS: &str = "cgroup.events";
+
 /// A cgroup that this agent has made.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
@@ -108,7 +111,7 @@ impl Cgroup {
         let wanted = if frozen { "1" } else { "0" };
         write(&self.path.join("cgroup.freeze"), wanted)
             .doing(|| format!("write {wanted} to cgroup.freeze"))?;
-        self.until("frozen", wanted)
+        self.until(EVENTS, |events| value(events, "frozen") == Some(wanted))
             .await
             .doing(|| format!("wait for {} to stop or go on", self.path.display()))
     }
@@ -191,27 +194,39 @@ impl Cgroup {
             // Without the memory controller nobody is killed by it.
             return false;
         };
-        value(&events, "oom_kill").is_some_and(|count| count != "0")
+        killed(&events)
     }
 
     /// Waits until no process is left in it.
     pub(crate) async fn empty(&self) -> Result<()> {
-        self.until("populated", "0")
+        self.until(EVENTS, |events| value(events, "populated") == Some("0"))
             .await
             .doing(|| format!("wait for {} to be empty", self.path.display()))
     }
 
-    /// Waits until a key of cgroup.events has this value.
-    async fn until(&self, key: &str, wanted: &str) -> io::Result<()> {
+    /// Waits until the kernel has killed a process in it for want of memory; for
+    /// ever where it does not count that.
+    pub(crate) async fn out_of_memory(&self) -> Result<()> {
+        const COUNTS: &str = "memory.events";
+        if !self.path.join(COUNTS).exists() {
+            std::future::pending::<()>().await;
+        }
+        self.until(COUNTS, killed)
+            .await
+            .doing(|| format!("watch {}", self.path.display()))
+    }
+
+    /// Waits until one of its files of events says so.
+    async fn until(&self, file: &str, says: impl Fn(&str) -> bool) -> io::Result<()> {
         // A change is told as an exceptional condition; reading through the
         // same descriptor arms the next one (cgroup-v2.rst, "[Un]populated
         // Notification").
-        let mut events = File::open(self.path.join("cgroup.events"))?;
+        let mut events = File::open(self.path.join(file))?;
         let changes = register(events.try_clone()?.into(), Interest::PRIORITY)?;
         loop {
             events.rewind()?;
             let text = io::read_to_string(&events)?;
-            if value(&text, key) == Some(wanted) {
+            if says(&text) {
                 return Ok(());
             }
             changes.ready(Interest::PRIORITY).await?.clear_ready();
@@ -293,6 +308,11 @@ fn visit(path: &Path, act: &mut impl FnMut(&Path) -> io::Result<()>) -> io::Resu
     Ok(())
 }
 
+/// Whether memory.events counts a process that was killed.
+fn killed(events: &str) -> bool {
+    value(events, "oom_kill").is_some_and(|count| count != "0")
+}
+
 /// The value of a key in a flat keyed file.
 fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.lines()
@@ -342,6 +362,7 @@ mod tests {
         let events = "low 0\noom 4\noom_kill 2\noom_group_kill 0\n";
         assert_eq!(value(events, "oom_kill"), Some("2"));
         assert_eq!(value(events, "oom_k"), None);
+        assert!(killed(events) && !killed("oom 1\noom_kill 0\n") && !killed(""));
     }
 
     #[test]

@@ -87,6 +87,16 @@ impl Container {
         Ok(true)
     }
 
+    /// Waits until the kernel has killed one of its processes for want of memory,
+    /// or its init has ended: whether it was the former.
+    pub(crate) async fn out_of_memory(&self) -> Result<bool> {
+        let mut end = self.init.end.clone();
+        tokio::select! {
+            killed = self.cgroup.out_of_memory() => killed.map(|()| true),
+            _ = end.reached() => Ok(self.cgroup.oom_killed()),
+        }
+    }
+
     /// The process of an exec id; the empty one is the container's first.
     pub(crate) fn process(&self, exec: &str) -> Result<Arc<Process>> {
         if exec.is_empty() {

@@ -129,6 +129,8 @@ fn door(arguments: &Monitor) -> Result<Option<Arc<Door>>> {
 fn inherited() -> Result<UnixListener> {
     let inherit = || {
         let listener = StdListener::from(descriptor::inherited(CONTROL_FD)?);
+        // Who connects is told of this process, and not of the one that began.
+        socket::take_over(&listener)?;
         listener.set_nonblocking(true)?;
         UnixListener::from_std(listener)
     };

@@ -103,6 +103,10 @@ impl Owner {
         }
         let pid = process.pid;
         self.store(key);
+        if let (Ok(agent), Some(container)) = (self.agent(), self.containers.get(&key.container)) {
+            let notice = Rc::clone(&container.out_of_memory);
+            tasks::spawn_memory_watch(key, agent, notice);
+        }
         self.options.client.tell(News::Started(key.clone(), pid));
         self.tell_of_end(key);
         if let Some(container) = self.containers.get(&key.container) {

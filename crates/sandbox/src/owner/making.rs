@@ -259,6 +259,7 @@ impl Owner {
             key.clone(),
             ready,
             made.outputs,
+            self.options.client.patience(),
             Rc::clone(&container.out_of_memory),
             self.events.clone(),
         );

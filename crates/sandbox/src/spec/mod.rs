@@ -50,6 +50,7 @@ pub use options::known_mount_options;
 pub use path::{GuestPath, HostPath};
 pub(crate) use pause::share_memory;
 pub use pause::{Pause, pause};
+pub use pod_limits::Limits as PodLimits;
 pub use process::exec_process;
 pub(crate) use resources::{CPU_PERIOD_US, cpu_max, cpu_weight};
 

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use casemate_protocol::agent::{self, IdMapping, namespace::Kind};
-use oci_spec::runtime::Hooks;
+use oci_spec::runtime::{Hooks, LinuxResources};
 
 use super::{
     Error, GuestSpec, HostFacts, HostPath, HostSpec, Split, namespaces, pod_limits, sysctl,
@@ -42,7 +42,9 @@ pub struct Pause<'a> {
     pub sysctls: &'a HashMap<String, String>,
     /// As in [`HostSpec::cgroups_path`].
     pub cgroups_path: Option<String>,
-    /// The pod's, with its limits if it has any (see [`pod_limits`]).
+    /// As in [`HostSpec::pod`].
+    pub pod: Option<LinuxResources>,
+    /// As in [`HostSpec::annotations`].
     pub annotations: BTreeMap<String, String>,
     /// Its user and groups.
     pub process: agent::Process,
@@ -74,7 +76,6 @@ pub fn pause(wish: Pause<'_>, facts: &dyn HostFacts) -> Result<Split, Error> {
         .into(),
         ..GuestSpec::default()
     };
-    let pod = pod_limits::resources(&wish.annotations)?;
     let host = HostSpec {
         rootfs: None,
         readonly_rootfs: false,
@@ -83,8 +84,8 @@ pub fn pause(wish: Pause<'_>, facts: &dyn HostFacts) -> Result<Split, Error> {
         network: namespaces::network(wish.network, facts)?,
         joined: Vec::new(),
         cgroups_path: wish.cgroups_path,
-        resources: pod.as_ref().map(pod_limits::on_the_host),
-        pod,
+        resources: wish.pod.as_ref().map(pod_limits::on_the_host),
+        pod: wish.pod,
         hooks: Hooks::default(),
         annotations: wish.annotations,
         hostname: (!wish.hostname.is_empty()).then(|| wish.hostname.to_owned()),

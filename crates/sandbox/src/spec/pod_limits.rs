@@ -34,14 +34,15 @@ const CRIO_RESOURCES: [&str; 2] = [
 /// Limits as the CRI has them; 0 is none.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-struct Limits {
+pub struct Limits {
     /// In bytes.
-    memory_limit_in_bytes: i64,
+    pub memory_limit_in_bytes: i64,
     /// In microseconds.
-    cpu_quota: i64,
+    pub cpu_quota: i64,
     /// In microseconds.
-    cpu_period: u64,
-    cpu_shares: u64,
+    pub cpu_period: u64,
+    /// As cgroup v1 counts them.
+    pub cpu_shares: u64,
 }
 
 /// The limits of the pod whose first container has these annotations; nothing
@@ -114,7 +115,8 @@ fn crio(annotations: &BTreeMap<String, String>) -> Result<Option<Limits>, Error>
 }
 
 impl Limits {
-    fn resources(&self) -> LinuxResources {
+    /// The same in the runtime spec's words.
+    pub fn resources(&self) -> LinuxResources {
         let mut cpu = LinuxCpu::default();
         cpu.set_quota((self.cpu_quota > 0).then_some(self.cpu_quota));
         cpu.set_period((self.cpu_period > 0).then_some(self.cpu_period));

@@ -29,6 +29,20 @@ pub(crate) struct Addresses {
     pub(crate) stderr: String,
 }
 
+impl Addresses {
+    /// Those that the process has. With a terminal there is one output, and yet
+    /// containerd's CRI names two.
+    pub(crate) fn of_process(self, terminal: bool) -> Self {
+        match terminal {
+            true => Self {
+                stderr: String::new(),
+                ..self
+            },
+            false => self,
+        }
+    }
+}
+
 /// The open streams of a process.
 #[derive(Debug, Default)]
 pub(super) struct Streams {

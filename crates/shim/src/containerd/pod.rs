@@ -12,7 +12,7 @@ use casemate_protocol::agent::{self, IdMapping};
 use casemate_sandbox::{
     Id,
     pod_files::Contents,
-    spec::{self, Error, HostFacts, HostPath, NetworkNamespace, Pause, Split},
+    spec::{self, Error, HostFacts, HostPath, NetworkNamespace, Pause, PodLimits, Split},
 };
 use containerd_shim_protos::{protobuf::Message, sandbox_api::CreateSandboxRequest};
 
@@ -40,13 +40,9 @@ mod messages {
 /// The type of the options that the CRI plugin sends.
 const CONFIG: &str = "runtime.v1.PodSandboxConfig";
 
-/// What containerd says to other runtimes by annotations.
+/// By which annotations containerd marks a pod for other runtimes.
 const TYPE: &str = "io.kubernetes.cri.container-type";
 const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
-const MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
-const CPU_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
-const CPU_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
-const CPU_SHARES: &str = "io.kubernetes.cri.sandbox-cpu-shares";
 
 /// The host's files of which a pod gets a copy.
 const HOSTS: &str = "/etc/hosts";
@@ -98,9 +94,6 @@ impl Pod {
         let mut annotations: BTreeMap<_, _> = options.annotations.into_iter().collect();
         annotations.extend(request.annotations.clone());
         annotations.extend(marks(id));
-        if let Some(resources) = linux.resources.as_ref() {
-            annotations.extend(limits(resources));
-        }
         let mapping = security.namespace_options.userns_options.clone();
         let mapping = mapping.into_option().unwrap_or_default();
         let network = match request.netns_path.as_str() {
@@ -119,6 +112,10 @@ impl Pod {
                 network,
                 sysctls: &sysctls,
                 cgroups_path: cgroups_path(&linux.cgroup_parent, id),
+                pod: linux
+                    .resources
+                    .as_ref()
+                    .map(|limits| limits_of(limits).resources()),
                 annotations,
                 process: process(&security)?,
                 uid_mappings: mapping.uids.iter().map(id_mapping).collect(),
@@ -187,14 +184,15 @@ fn marks(id: &Id) -> [(String, String); 2] {
     ]
 }
 
-fn limits(resources: &LinuxContainerResources) -> [(String, String); 4] {
-    [
-        (MEMORY, resources.memory_limit_in_bytes),
-        (CPU_QUOTA, resources.cpu_quota),
-        (CPU_PERIOD, resources.cpu_period),
-        (CPU_SHARES, resources.cpu_shares),
-    ]
-    .map(|(key, value)| (key.to_owned(), value.to_string()))
+fn limits_of(resources: &LinuxContainerResources) -> PodLimits {
+    // Less than nothing is none.
+    let positive = |value: i64| u64::try_from(value).unwrap_or(0);
+    PodLimits {
+        memory_limit_in_bytes: resources.memory_limit_in_bytes,
+        cpu_quota: resources.cpu_quota,
+        cpu_period: positive(resources.cpu_period),
+        cpu_shares: positive(resources.cpu_shares),
+    }
 }
 
 fn process(security: &LinuxSandboxSecurityContext) -> Result<agent::Process, Error> {

@@ -66,11 +66,10 @@ pub(super) fn run(arguments: &Arguments, input: &[u8]) -> Result<Vec<u8>> {
         bundle,
         begun_ns,
     };
-    let sandbox = match bundle::is_pod(&start.bundle) {
+    let address = match bundle::is_pod(&start.bundle) {
         true => start.begin_pod(&request)?,
         false => start.begin_or_join(&request)?,
     };
-    let address = format!("unix://{}", sandbox.join(CONTROL_SOCKET).display());
     Ok(match request.bootstrap {
         None => address.into_bytes(),
         Some(_) => serde_json::to_vec(&serde_json::json!({
@@ -112,17 +111,27 @@ impl Start<'_> {
         Ok(home.map(|neighbour| neighbour.sandbox.clone()))
     }
 
-    fn begin_or_join(&self, request: &Request) -> Result<PathBuf> {
+    fn begin_or_join(&self, request: &Request) -> Result<String> {
         let neighbours = Neighbours::under(&self.root);
         let host = self.read_bundle(&neighbours)?;
         match self.home(&host, &neighbours)? {
-            Some(sandbox) => Ok(sandbox),
+            Some(sandbox) => self.note_address(&sandbox),
             None => self.begin(&host, request),
         }
     }
 
-    /// Makes a sandbox for the container; its machine boots from now on.
-    fn begin(&self, host: &HostSpec, request: &Request) -> Result<PathBuf> {
+    /// Leaves the address of the sandbox's monitor in the bundle, where
+    /// containerd up to 1.7 looks for it when it is started again, and gives it.
+    fn note_address(&self, sandbox: &Path) -> Result<String> {
+        let address = format!("unix://{}", sandbox.join(CONTROL_SOCKET).display());
+        let place = self.bundle.join("address");
+        fs::write(&place, &address).with_context(|| place.display().to_string())?;
+        Ok(address)
+    }
+
+    /// Makes a sandbox for the container and gives its monitor's address; its
+    /// machine boots from now on.
+    fn begin(&self, host: &HostSpec, request: &Request) -> Result<String> {
         if let Some(path) = &host.cgroups_path {
             Cgroup::check(path)?;
         }
@@ -144,7 +153,7 @@ impl Start<'_> {
 
     /// Makes the monitor of a pod; what the pod is like, and so how large its
     /// machine, it hears from containerd (CreateSandbox).
-    fn begin_pod(&self, request: &Request) -> Result<PathBuf> {
+    fn begin_pod(&self, request: &Request) -> Result<String> {
         self.spawn(Beginning {
             config: Config::load(request.config.as_deref())?,
             warnings: Vec::new(),
@@ -156,8 +165,9 @@ impl Start<'_> {
         })
     }
 
-    fn spawn(&self, beginning: Beginning<'_>) -> Result<PathBuf> {
+    fn spawn(&self, beginning: Beginning<'_>) -> Result<String> {
         let claim = Claim::of(&self.root, &self.id, None)?;
+        let address = self.note_address(&claim.sandbox)?;
         let control = claim.sandbox.join(CONTROL_SOCKET);
         let listener = socket::listen(&control).with_context(|| control.display().to_string())?;
         let monitor = MonitorProcess::spawn(MonitorStart {
@@ -183,9 +193,8 @@ impl Start<'_> {
             monitor.end();
             return Err(error.into());
         }
-        let sandbox = claim.sandbox.clone();
         claim.keep();
-        Ok(sandbox)
+        Ok(address)
     }
 }
 

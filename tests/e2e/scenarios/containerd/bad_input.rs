@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use casemate_e2e::containerd::Shim;
 use casemate_e2e::expect::{contains, one_clear_line};
-use casemate_e2e::protos::protobuf::MessageField;
+use casemate_e2e::protos::protobuf::Message;
 use casemate_e2e::protos::protobuf::well_known_types::any::Any;
 use casemate_e2e::protos::ttrpc::Code;
 use casemate_e2e::{Bundle, Containerd};
@@ -190,16 +190,23 @@ fn options(containerd: &Containerd<'_>) -> Result<()> {
     fs::write(&file, "[vmm]\nmin_tier = \"emulated\"\n")?;
     let run = ctr.run(&flags, &["uname", "-r"]).run()?.ok()?;
     contains(&run.text(), "casemate")?;
+    // The engine passes them on to `start`.
     let bundle = Bundle::new(host, &["true"])?;
     let shim = Shim::new(containerd, &bundle.dir)?;
-    let task = shim.start()?;
-    let unknown = MessageField::some(Any {
+    let unknown = Any {
         type_url: "example.Options".to_owned(),
         ..Any::default()
-    });
-    let created = task.create_with(shim.path(), unknown);
-    refused(Code::INVALID_ARGUMENT, created)?;
-    let _ = task.shutdown(true);
-    shim.delete()?;
+    };
+    for (input, complaint) in [
+        (unknown.write_to_bytes()?, "example.Options"),
+        (b"\xff\xff\xff".to_vec(), "options"),
+    ] {
+        let start = shim.verb("start", &[]).input(input).run()?;
+        ensure!(
+            start.exit.shell() != 0 && start.text().is_empty(),
+            "{start}"
+        );
+        contains(&one_clear_line(&start)?, complaint)?;
+    }
     Ok(())
 }

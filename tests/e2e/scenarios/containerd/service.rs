@@ -169,9 +169,12 @@ fn order_of_calls(containerd: &Containerd<'_>) -> Result<()> {
             "{refusal}"
         );
     }
-    // Neither is an error: a client calls them without looking.
+    // A client calls that without looking.
     task.close_io("", true)?;
-    task.resize("", 80, 24)?;
+    let without_terminal = task.resize("", 80, 24);
+    if vm {
+        refused(Code::FAILED_PRECONDITION, without_terminal)?;
+    }
     ended(&shim, &task)
 }
 

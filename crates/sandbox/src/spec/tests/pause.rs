@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use casemate_protocol::agent::{self, namespace::Kind};
 use serde_json::{Value, json};
 
 use super::fake_host::FakeHost;
 use super::golden::{golden, split_json};
-use crate::spec::{HostPath, NetworkNamespace, Pause, Split, pause};
+use crate::spec::{HostPath, NetworkNamespace, Pause, Split, pause, share_memory};
 
 const WHY: &str = "a pod's sandbox container has no program";
 
@@ -82,11 +83,21 @@ fn it_can_be_made_without_a_configuration() {
         network: netns.clone(),
         sysctls: &sysctls,
         cgroups_path: Some("/kubepods/pod1/s".to_owned()),
+        pod: serde_json::from_value(json!({"memory": {"limit": 1 << 30}})).unwrap(),
+        annotations: [("a".to_owned(), "b".to_owned())].into(),
+        process: agent::Process {
+            uid: 7,
+            ..agent::Process::default()
+        },
+        uid_mappings: Vec::new(),
+        gid_mappings: Vec::new(),
     };
     let Split { host, guest } = pause(wish.clone(), &FakeHost).unwrap();
     assert_eq!(host.network, NetworkNamespace::Path(netns.unwrap()));
     assert_eq!(host.cgroups_path.as_deref(), Some("/kubepods/pod1/s"));
     assert_eq!(host.hostname.as_deref(), Some("tower"));
+    assert_eq!(host.sizing(), wish.pod.as_ref());
+    assert_eq!(host.resources, wish.pod);
     assert_eq!(
         (host.rootfs, host.command),
         (None, vec!["/pause".to_owned()])
@@ -95,7 +106,28 @@ fn it_can_be_made_without_a_configuration() {
     assert_eq!(guest.hostname, "tower");
     assert_eq!(guest.sysctls, sysctls);
     assert_eq!(guest.namespaces.len(), 5);
+    assert_eq!(
+        (host.annotations["a"].as_str(), guest.process.uid),
+        ("b", 7)
+    );
+    let memory = &guest.mounts[0];
+    assert_eq!((&*memory.destination, &*memory.shared), ("/dev/shm", "pod"));
     assert_eq!(guest.cgroup.path, "containers/s");
+
+    let range = agent::IdMapping {
+        host_id: 100_000,
+        size: 65_536,
+        ..agent::IdMapping::default()
+    };
+    let mapped = Pause {
+        uid_mappings: vec![range.clone()],
+        gid_mappings: vec![range],
+        ..wish.clone()
+    };
+    let guest = pause(mapped, &FakeHost).unwrap().guest;
+    let last = guest.namespaces.last().unwrap();
+    assert_eq!(last.kind, Kind::USER.into());
+    assert_eq!(guest.uid_mappings[0].host_id, 100_000);
 
     let refusal = |wish| pause(wish, &FakeHost).unwrap_err().to_string();
     let hosts = Pause {
@@ -109,4 +141,35 @@ fn it_can_be_made_without_a_configuration() {
         ..wish
     };
     assert!(refusal(foreign).starts_with("linux.sysctl: "));
+}
+
+/// Memory goes with the IPC namespace, unless the client brings its own.
+#[test]
+fn members_share_the_memory_that_was_made_without_a_configuration() {
+    let ipc = |of: &str| agent::Namespace {
+        kind: Kind::IPC.into(),
+        of_container: of.to_owned(),
+        ..agent::Namespace::default()
+    };
+    let mount = |shared: &str, fstype: &str| agent::Mount {
+        destination: "/dev/shm".to_owned(),
+        fstype: fstype.to_owned(),
+        shared: shared.to_owned(),
+        ..agent::Mount::default()
+    };
+    for (of, before, expected) in [
+        ("s", mount("", "tmpfs"), "pod"),
+        ("", mount("", "tmpfs"), ""),
+        ("other", mount("", "tmpfs"), ""),
+        ("s", mount("/volume", "tmpfs"), "/volume"),
+        ("s", mount("", "bind"), ""),
+    ] {
+        let mut guest = agent::ContainerSpec {
+            namespaces: vec![ipc(of)],
+            mounts: vec![before],
+            ..agent::ContainerSpec::default()
+        };
+        share_memory(&mut guest, "s");
+        assert_eq!(guest.mounts[0].shared, expected);
+    }
 }

@@ -1,8 +1,13 @@
 //! What a container has used, in containerd's words: the files of its cgroup in
-//! the guest (cgroup-v2.rst) as `io.containerd.cgroups.v2.Metrics`.
+//! the guest (cgroup-v2.rst) as `io.containerd.cgroups.v2.Metrics`, or for a
+//! containerd on a host with cgroup v1 as what it expects there ([`v1`]).
 //!
 //! The files come from the guest: what is no number counts as 0, and nothing
 //! else can go wrong.
+
+mod v1;
+
+use std::path::Path;
 
 use casemate_sandbox::CgroupFiles;
 use containerd_shim_protos::{
@@ -14,15 +19,43 @@ use containerd_shim_protos::{
 };
 
 /// The type as containerd registers it: full name, without a host.
-pub const TYPE: &str = "io.containerd.cgroups.v2.Metrics";
+const TYPE: &str = "io.containerd.cgroups.v2.Metrics";
+
+/// The words that a client understands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    /// Those of cgroup v1.
+    V1,
+    /// Those of cgroup v2.
+    V2,
+}
+
+impl Version {
+    /// What containerd expects of a runtime here: it looks at the host as well.
+    pub(crate) fn of_host() -> Self {
+        match Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+            true => Self::V2,
+            false => Self::V1,
+        }
+    }
+}
 
 /// For the answer to Task.Stats.
-pub(crate) fn to_any(files: &CgroupFiles) -> Result<Any> {
+pub(crate) fn to_any(files: &CgroupFiles, version: Version) -> Result<Any> {
+    let (type_url, value) = match version {
+        Version::V1 => (v1::TYPE, v1::metrics(&Files(files)).write_to_bytes()?),
+        Version::V2 => (TYPE, to_bytes(files)?),
+    };
     Ok(Any {
-        type_url: TYPE.to_owned(),
-        value: metrics(files).write_to_bytes()?,
+        type_url: type_url.to_owned(),
+        value,
         ..Default::default()
     })
+}
+
+/// In the words of cgroup v2.
+pub(crate) fn to_bytes(files: &CgroupFiles) -> Result<Vec<u8>> {
+    metrics(files).write_to_bytes()
 }
 
 fn metrics(files: &CgroupFiles) -> Metrics {

@@ -11,6 +11,7 @@ mod network;
 mod refusals;
 mod resources;
 mod rights;
+mod sandboxes;
 
 use std::time::Duration;
 
@@ -61,10 +62,49 @@ pub(crate) fn scenarios(release: Release) -> Vec<Scenario> {
     all.chain(only_vm).collect()
 }
 
+/// Those with pods by the Sandbox API, which the shim serves.
+pub(crate) fn by_sandbox_api() -> Vec<Scenario> {
+    const WHY: &str = "runc's shim has no process for a pod, whose namespaces others could join";
+    let parts = [
+        life::core(),
+        life::scenarios(),
+        commands::core(),
+        faults::core(),
+        network::scenarios(),
+        namespaces::scenarios(),
+        resources::core(),
+        sandboxes::scenarios(),
+    ];
+    let only_vm = [
+        namespaces::only_vm(),
+        faults::only_vm(),
+        refusals::only_vm(),
+    ];
+    let only_vm = only_vm.concat().into_iter();
+    let only_vm = only_vm.map(|(name, body, _)| (name, body));
+    let all = parts.concat().into_iter().chain(only_vm);
+    let all = all.map(|(name, body)| {
+        let scenario = with_engine(name, Release::V21, body, |containerd, cri| {
+            cri.with_handler(containerd.sandbox_handler())
+        });
+        scenario.only_vm(WHY)
+    });
+    all.collect()
+}
+
 fn scenario(release: Release, name: &str, body: Body) -> Scenario {
+    with_engine(name, release, body, |_, cri| cri)
+}
+
+fn with_engine(
+    name: &str,
+    release: Release,
+    body: Body,
+    client: for<'h> fn(&Containerd<'h>, Cri<'h>) -> Cri<'h>,
+) -> Scenario {
     Scenario::new(name, move |host| {
         let containerd = Containerd::start(host, release)?;
-        let cri = Cri::of(&containerd)?;
+        let cri = client(&containerd, Cri::of(&containerd)?);
         body(&containerd, &cri)?;
         cri.nothing_left()?;
         networks_are_gone(&containerd)?;

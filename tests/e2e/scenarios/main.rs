@@ -58,6 +58,7 @@ fn main() -> ExitCode {
         ("containerd21", containerd::scenarios(containerd::V21)),
         ("kubernetes16", kubernetes::scenarios(containerd::V16)),
         ("kubernetes21", kubernetes::scenarios(containerd::V21)),
+        ("sandboxes21", kubernetes::by_sandbox_api()),
         ("terminal", terminal::scenarios()),
         ("podman_life", podman_life::scenarios()),
         ("podman_build", podman_build::scenarios()),

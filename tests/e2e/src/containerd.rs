@@ -181,6 +181,11 @@ impl<'h> Containerd<'h> {
         self.host.runtime.kind.to_string()
     }
 
+    /// The same, by the Sandbox API: the pod's own container is the shim's.
+    pub fn sandbox_handler(&self) -> String {
+        self.handler() + configuration::BY_SANDBOX_API
+    }
+
     /// The scenario's shim.
     pub fn shim(&self) -> PathBuf {
         let name = format!("containerd-shim-{}-v2", self.handler());

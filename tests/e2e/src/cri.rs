@@ -79,6 +79,12 @@ impl<'h> Cri<'h> {
         Ok(cri)
     }
 
+    /// The same with another runtime's name for its pods.
+    pub fn with_handler(mut self, handler: String) -> Cri<'h> {
+        self.handler = handler;
+        self
+    }
+
     /// Waits until an engine that was started serves the interface.
     pub fn ready(&self) -> Result<()> {
         until_true("the runtime service", LIMIT, || {

@@ -7,8 +7,13 @@ use casemate_e2e::cri::messages::{ContainerStats, Empty, ListContainerStatsRespo
 
 use super::{Body, bodies};
 
+/// Those for every kind of pod.
+pub(super) fn core() -> Vec<(&'static str, Body)> {
+    bodies![limits, out_of_memory]
+}
+
 pub(super) fn scenarios() -> Vec<(&'static str, Body)> {
-    bodies![limits, out_of_memory, statistics]
+    [core(), bodies![statistics]].concat()
 }
 
 const MIB: i64 = 1 << 20;

@@ -16,6 +16,10 @@ use crate::runtime::{Kind, Runtime};
 /// Where Debian's network plugins are: package containernetworking-plugins.
 pub(super) const NETWORK_PLUGINS: &str = "/usr/lib/cni";
 
+/// What the name of a runtime ends with by which containerd speaks the Sandbox
+/// API.
+pub(super) const BY_SANDBOX_API: &str = "-sandbox";
+
 /// Makes the place: folder `$1` shows its files in `/etc`, where clients look
 /// for networks, and what they write into `/var/lib` and look for in `/opt` is
 /// the place's own.
@@ -142,6 +146,13 @@ impl<'h> Configuration<'h> {
                      privileged_without_host_devices = true\n\
                      [{runtime}.options]\nConfigPath = \"{}\"\n",
                     self.own().display()
+                );
+                // The same without containers of the engine's for pods. Releases
+                // before 2 do not know the word, and 2.1 can start no container
+                // in such a pod when its runtime has options.
+                text += &format!(
+                    "[{runtime}{BY_SANDBOX_API}]\nruntime_type = \"io.containerd.{kind}.v2\"\n\
+                     sandboxer = \"shim\"\nprivileged_without_host_devices = true\n"
                 );
             }
         }

@@ -75,11 +75,7 @@ pub(crate) fn by_sandbox_api() -> Vec<Scenario> {
         resources::core(),
         sandboxes::scenarios(),
     ];
-    let only_vm = [
-        namespaces::only_vm(),
-        faults::only_vm(),
-        refusals::only_vm(),
-    ];
+    let only_vm = [faults::only_vm(), refusals::only_vm()];
     let only_vm = only_vm.concat().into_iter();
     let only_vm = only_vm.map(|(name, body, _)| (name, body));
     let all = parts.concat().into_iter().chain(only_vm);

@@ -23,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// both.
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 
+/// The name of the Sandbox service.
+const SANDBOX_SERVICE: &str = "containerd.runtime.sandbox.v1.Sandbox";
+
 /// Why a call was refused.
 #[derive(Debug)]
 pub struct Refusal {
@@ -65,6 +68,14 @@ impl Tasks {
             client: client.clone(),
             service,
         }))
+    }
+
+    /// The Sandbox service of the same shim.
+    pub fn sandbox(&self) -> Tasks {
+        Tasks {
+            client: self.client.clone(),
+            service: SANDBOX_SERVICE,
+        }
     }
 
     /// Calls a method.

@@ -18,6 +18,7 @@ TEST_PACKAGES=(
     busybox-static # is in the containers of the agent's own tests
     iperf3         # loads networks
     containernetworking-plugins # makes the networks of containerd's pods
+    e2fsprogs      # makes disks and looks into them
 )
 
 BINARY_FOLDER=/usr/local/bin

@@ -762,9 +762,14 @@ pub(crate) fn spawn_power_off(ready: &Ready, has_disks: bool) {
     let agent = ready.agent.with_more_time(more);
     spawn_local(async move {
         let polite = async {
-            if let Err(error) = agent.shutdown(&message::Empty::default()).await {
-                tracing::warn!(%error, "the guest did not shut down");
-                return;
+            match agent.shutdown(&message::Empty::default()).await {
+                Ok(_) => {}
+                // A client that was quick has ended the machine by now.
+                Err(agent::Error::Lost { .. }) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "the guest did not shut down");
+                    return;
+                }
             }
             // Who has a disk in it waits for its end, and everything is written.
             if !has_disks {

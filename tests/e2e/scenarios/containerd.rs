@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod command_line;
+mod disks;
 mod exec;
 mod insight;
 mod killed;
@@ -50,6 +51,7 @@ pub(crate) fn scenarios(release: Release) -> Vec<Scenario> {
     if release == V21 {
         parts.extend([
             run::of_one_engine(),
+            disks::of_one_engine(),
             life::of_one_engine(),
             exec::of_one_engine(),
             streams::of_one_engine(),
@@ -65,10 +67,15 @@ pub(crate) fn scenarios(release: Release) -> Vec<Scenario> {
     let mut all: Vec<Scenario> = all
         .map(|(name, body)| scenario(release, name, body))
         .collect();
-    let mut only_vm = vec![killed::only_vm(), service::only_vm()];
+    let mut only_vm = vec![killed::only_vm()];
     if release == V21 {
         only_vm.extend(bad_input::only_vm());
-        only_vm.extend([command_line::only_vm(), insight::only_vm()]);
+        only_vm.extend(killed::only_vm_of_one_engine());
+        only_vm.extend([
+            command_line::only_vm(),
+            insight::only_vm(),
+            service::only_vm(),
+        ]);
     }
     for (name, body, why) in only_vm {
         all.push(scenario(release, name, body).only_vm(why));

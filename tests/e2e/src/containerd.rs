@@ -10,7 +10,7 @@ pub mod task;
 
 use std::cell::RefCell;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -133,6 +133,17 @@ impl<'h> Containerd<'h> {
             let version = self.namespace("default").command(["version"]).run()?;
             Ok(version.exit.shell() == 0)
         })
+    }
+
+    /// Starts it anew with more in its configuration.
+    pub fn reconfigure(&self, more: &str) -> Result<()> {
+        let path = Configuration::of(self.host).file();
+        let context = || path.display().to_string();
+        let file = fs::OpenOptions::new().append(true).open(&path);
+        let mut file = file.with_context(context)?;
+        file.write_all(more.as_bytes()).with_context(context)?;
+        self.kill()?;
+        self.restart()
     }
 
     /// Kills it with signal 9; what it has started goes on.

@@ -11,6 +11,7 @@ use casemate_shim::containerd::{self, Commands};
 use crate::{
     client::Place,
     commands::{delete, features},
+    log::one_line,
 };
 
 /// `words` are what follows the command's own name.
@@ -20,7 +21,13 @@ pub fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
         features: features.as_bytes(),
         force_delete: &force_delete,
     };
-    containerd::main(words, &commands)
+    match containerd::main(words, &commands) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("casemate: {}", one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn force_delete(root: &Path, id: &Id) -> Result<()> {

@@ -14,6 +14,11 @@ pub(crate) async fn disks_come_and_go(stage: &Stage) {
 
     let first = vm.plug(disk(stage, "first", 2048, false)).await.unwrap();
     stage.said("SEES [disk:first:4096:0]").await;
+    // Two that write to one image would ruin it.
+    let again = vm.plug(disk(stage, "first", 2048, false)).await;
+    let again = again.unwrap_err();
+    assert!(matches!(again, Error::Refused { .. }), "{again}");
+    println!("  {again}");
     let second = vm.plug(disk(stage, "second", 1024, true)).await.unwrap();
     stage
         .said("SEES [disk:first:4096:0 disk:second:2048:1]")

@@ -26,7 +26,6 @@ mod start;
 use std::{
     ffi::OsString,
     io::{Read, Write},
-    process::ExitCode,
 };
 
 use anyhow::{Context, Result, bail};
@@ -68,21 +67,14 @@ pub struct Commands<'a> {
 }
 
 /// Does what the shim's command line says.
-pub fn main(arguments: impl Iterator<Item = OsString>, commands: &Commands<'_>) -> ExitCode {
-    let answer = Arguments::parse(arguments).and_then(|arguments| run(&arguments, commands));
-    let written = answer.and_then(|bytes| {
-        let mut out = std::io::stdout();
-        out.write_all(&bytes)
-            .and_then(|()| out.flush())
-            .context("standard output")
-    });
-    match written {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("casemate: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+///
+/// # Errors
+/// What containerd shows its client.
+pub fn main(arguments: impl Iterator<Item = OsString>, commands: &Commands<'_>) -> Result<()> {
+    let bytes = run(&Arguments::parse(arguments)?, commands)?;
+    let mut out = std::io::stdout();
+    let written = out.write_all(&bytes).and_then(|()| out.flush());
+    written.context("standard output")
 }
 
 fn run(arguments: &Arguments, commands: &Commands<'_>) -> Result<Vec<u8>> {

@@ -1,13 +1,17 @@
 //! Killed with signal 9: the engine, a shim, a virtual machine.
 
 use std::fs;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use casemate_e2e::containerd::Shim;
 use casemate_e2e::expect::contains;
 use casemate_e2e::wait::until_true;
-use casemate_e2e::{Containerd, processes};
+use casemate_e2e::{Bundle, Containerd, processes};
+use nix::sys::signal::Signal;
 
+use super::service::ended;
 use super::{Body, SOON, V16, bodies};
 
 pub(super) fn scenarios() -> Vec<(&'static str, Body)> {
@@ -16,6 +20,14 @@ pub(super) fn scenarios() -> Vec<(&'static str, Body)> {
 
 pub(super) fn only_vm() -> (&'static str, Body, &'static str) {
     ("machine_killed", machine_killed, "runc has no machine")
+}
+
+pub(super) fn only_vm_of_one_engine() -> [(&'static str, Body, &'static str); 2] {
+    let why = "runc's shim leaves cgroups and processes then";
+    [
+        ("engine_killed_midway", engine_killed_midway, why),
+        ("start_killed", start_killed, why),
+    ]
 }
 
 /// Containers do not notice; the next engine knows them, and their ends.
@@ -76,6 +88,22 @@ fn ended_meanwhile(containerd: &Containerd<'_>, id: &str) -> Result<()> {
     ctr.remove(id)
 }
 
+/// Whatever the engine has begun when it is killed, the next one ends or knows.
+fn engine_killed_midway(containerd: &Containerd<'_>) -> Result<()> {
+    let ctr = containerd.ctr();
+    for pause in [30, 60, 100, 150, 200, 300, 500] {
+        let id = containerd.host.new_id();
+        let client = ctr.run_as(&id, &["--detach", "--null-io"], &["sleep", "1000"]);
+        let client = client.start()?;
+        sleep(Duration::from_millis(pause));
+        containerd.kill()?;
+        client.exit()?;
+        containerd.restart()?;
+        super::forget(&ctr, &id).with_context(|| format!("killed after {pause} ms"))?;
+    }
+    Ok(())
+}
+
 /// The engine cleans up with the shim's `delete`.
 fn shim_killed(containerd: &Containerd<'_>) -> Result<()> {
     let ctr = containerd.ctr();
@@ -125,4 +153,31 @@ fn machine_killed(containerd: &Containerd<'_>) -> Result<()> {
     ensure!(ctr.status(&id)?.as_deref() == Some("STOPPED"));
     events.stop()?;
     ctr.remove(&id)
+}
+
+/// Whenever `start` is killed, `delete` leaves nothing, and the same container
+/// can be started anew.
+fn start_killed(containerd: &Containerd<'_>) -> Result<()> {
+    let host = containerd.host;
+    let others = processes::ours().len();
+    let bundle = Bundle::new(host, &["sh", "-c", "exit 7"])?;
+    let shim = Shim::new(containerd, &bundle.dir)?;
+    for pause in (0..=60).step_by(6) {
+        let start = shim.verb("start", &[]).start()?;
+        sleep(Duration::from_millis(pause));
+        // It may have ended by then.
+        let _ = start.signal(Signal::SIGKILL);
+        start.exit()?;
+        shim.delete()?;
+        let left = processes::ours;
+        until_true("the end of all it has begun", SOON, || {
+            Ok(left().len() == others)
+        })
+        .with_context(|| format!("killed after {pause} ms: {:?}", left()))?;
+    }
+    let task = shim.start()?;
+    task.create(shim.path())?;
+    task.start("")?;
+    ensure!(task.wait("")?.exit_status == 7);
+    ended(&shim, &task)
 }

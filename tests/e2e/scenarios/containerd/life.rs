@@ -64,7 +64,13 @@ fn life(containerd: &Containerd<'_>) -> Result<()> {
     }
     events.demand(&id, &topics)?;
     told(&events.of(&id), &id, pid)?;
-    events.stop()
+    events.stop()?;
+    // Nothing was out of the ordinary, and the engine's log says so.
+    let log = containerd.log();
+    let mut ours = log.lines().filter(|line| line.contains("runtime=casemate"));
+    let bad = ours.find(|line| line.contains("level=warn") || line.contains("level=error"));
+    ensure!(bad.is_none(), "{bad:?}");
+    Ok(())
 }
 
 /// What the events of `life` say beside their names.

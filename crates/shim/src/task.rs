@@ -65,6 +65,19 @@ impl TaskService {
             ))),
         }
     }
+
+    /// The process of a container that has ended and was not deleted. A containerd
+    /// from 1.7 on that is started anew takes a task without processes for one that
+    /// never began, and forgets its exit code.
+    async fn unreaped(&self, id: &Id) -> Result<Option<ProcessInfo>> {
+        let state = self.sandbox.state(Key::init(id.clone()));
+        let state = state.await.map_err(from_error)?;
+        let ended = state.status == Status::Stopped;
+        Ok(ended.then(|| ProcessInfo {
+            pid: state.pid,
+            ..Default::default()
+        }))
+    }
 }
 
 #[async_trait]
@@ -307,12 +320,17 @@ impl Task for TaskService {
     }
 
     async fn pids(&self, _: &TtrpcContext, request: api::PidsRequest) -> Result<api::PidsResponse> {
-        let processes = self
-            .sandbox
-            .processes(id(&request.id)?)
-            .await
-            .map_err(from_error)?;
+        let id = id(&request.id)?;
         let door = self.door.as_ref();
+        if door.is_some()
+            && let Some(ended) = self.unreaped(&id).await?
+        {
+            return Ok(api::PidsResponse {
+                processes: vec![ended],
+                ..Default::default()
+            });
+        }
+        let processes = self.sandbox.processes(id).await.map_err(from_error)?;
         let hosts = door.is_some_and(|door| door.wants_host_pids());
         let infos = processes.iter().filter_map(|process| info(process, hosts));
         Ok(api::PidsResponse {

@@ -8,7 +8,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use casemate_config::Config;
 use casemate_linux::socket;
 use casemate_sandbox::{
     Id,
@@ -117,7 +116,7 @@ impl Start<'_> {
         if let Some(path) = &host.cgroups_path {
             Cgroup::check(path)?;
         }
-        let config = Config::load(request.config.as_deref())?;
+        let config = request.options.config()?;
         let Settings { config, warnings } = Settings::new(config, host, HostSize::now())?;
         let claim = Claim::of(&self.root, &self.id, None)?;
         let address = self.note_address(&claim.sandbox)?;

@@ -10,7 +10,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use casemate_sandbox::{
-    Create, Error, Handle, Key, Stop,
+    Create, Error, Handle, Id, Key, Stop,
     policy::{self, Operation, Refusal},
     state::Status,
 };
@@ -18,6 +18,7 @@ use containerd_shim_protos::{
     api,
     protobuf::{EnumOrUnknown, MessageField},
     shim_async::Task,
+    types::task::ProcessInfo,
 };
 use messages::{created, id, info, key, root_mount, task_status};
 use ttrpc::{Code, Result, asynchronous::TtrpcContext};

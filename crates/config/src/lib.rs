@@ -77,6 +77,12 @@ impl Config {
         Ok(config)
     }
 
+    /// Sets what `text` has, in the form of a configuration file; `origin` is
+    /// what errors call it.
+    pub fn apply_text(&mut self, origin: &str, text: &str) -> Result<(), Error> {
+        document::apply(self, Path::new(origin), text)
+    }
+
     fn apply_file(&mut self, file: &Path) -> Result<(), Error> {
         let text = std::fs::read_to_string(file).map_err(|source| Error::Read {
             path: file.to_owned(),

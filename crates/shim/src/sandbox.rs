@@ -25,10 +25,7 @@ use casemate_sandbox::{
 use containerd_shim_protos::{
     protobuf::MessageField, sandbox_api as api, sandbox_async::Sandbox, types::platform::Platform,
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::{sleep, timeout},
-};
+use tokio::sync::{mpsc, oneshot};
 use ttrpc::{Code, Result, asynchronous::TtrpcContext};
 
 use crate::{

@@ -4,26 +4,23 @@
 //! line) says so in their place; another names the streams, and the [`Door`]
 //! lets its processes in.
 
+mod messages;
+
 use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use casemate_sandbox::{
-    Create, Error, GuestProcess, Handle, Id, Key, Stop,
+    Create, Error, Handle, Id, Key, Stop,
     policy::{self, Operation, Refusal},
-    rootfs::RootMount,
     state::Status,
 };
 use containerd_shim_protos::{
     api,
-    events::task::{TaskCreate, TaskIO},
-    protobuf::{EnumOrUnknown, Message, MessageField, well_known_types::any::Any},
-    shim::oci::ProcessDetails,
+    protobuf::{EnumOrUnknown, MessageField},
     shim_async::Task,
-    types::{
-        mount::Mount,
-        task::{ProcessInfo, Status as TaskStatus},
-    },
+    types::task::ProcessInfo,
 };
+use messages::{created, id, info, key, root_mount, task_status};
 use ttrpc::{Code, Result, asynchronous::TtrpcContext};
 
 use crate::{
@@ -31,9 +28,6 @@ use crate::{
     metrics,
     status::{from_error, from_refusal, internal, invalid, timestamp, unsupported},
 };
-
-/// What containerd calls [`ProcessDetails`].
-const PROCESS_DETAILS: &str = "containerd.runc.v1.ProcessDetails";
 
 /// In place of a path in Create and Exec: the stream's descriptor came over the
 /// attach socket.
@@ -71,6 +65,19 @@ impl TaskService {
                 "stream {address:?}: only attached streams are supported"
             ))),
         }
+    }
+
+    /// The process of a container that has ended and was not deleted. A containerd
+    /// from 1.7 on that is started anew takes a task without processes for one that
+    /// never began, and forgets its exit code.
+    async fn unreaped(&self, id: &Id) -> Result<Option<ProcessInfo>> {
+        let state = self.sandbox.state(Key::init(id.clone()));
+        let state = state.await.map_err(from_error)?;
+        let ended = state.status == Status::Stopped;
+        Ok(ended.then(|| ProcessInfo {
+            pid: state.pid,
+            ..Default::default()
+        }))
     }
 }
 
@@ -315,12 +322,17 @@ impl Task for TaskService {
     }
 
     async fn pids(&self, _: &TtrpcContext, request: api::PidsRequest) -> Result<api::PidsResponse> {
-        let processes = self
-            .sandbox
-            .processes(id(&request.id)?)
-            .await
-            .map_err(from_error)?;
+        let id = id(&request.id)?;
         let door = self.door.as_ref();
+        if door.is_some()
+            && let Some(ended) = self.unreaped(&id).await?
+        {
+            return Ok(api::PidsResponse {
+                processes: vec![ended],
+                ..Default::default()
+            });
+        }
+        let processes = self.sandbox.processes(id).await.map_err(from_error)?;
         let hosts = door.is_some_and(|door| door.wants_host_pids());
         let infos = processes.iter().filter_map(|process| info(process, hosts));
         Ok(api::PidsResponse {
@@ -407,84 +419,5 @@ impl Task for TaskService {
         };
         self.sandbox.stop(when).await.map_err(from_error)?;
         Ok(api::Empty::default())
-    }
-}
-
-fn root_mount(mount: &Mount) -> RootMount {
-    RootMount {
-        fstype: mount.type_.clone(),
-        source: PathBuf::from(&mount.source),
-        target: PathBuf::from(&mount.target),
-        options: mount.options.clone(),
-    }
-}
-
-/// What is told of a container that was made.
-fn created(request: api::CreateTaskRequest, pid: u32) -> TaskCreate {
-    TaskCreate {
-        container_id: request.id,
-        bundle: request.bundle,
-        rootfs: request.rootfs,
-        io: MessageField::some(TaskIO {
-            stdin: request.stdin,
-            stdout: request.stdout,
-            stderr: request.stderr,
-            terminal: request.terminal,
-            ..Default::default()
-        }),
-        pid,
-        ..Default::default()
-    }
-}
-
-/// A process of the guest, or with `hosts` the one on the host that stands for
-/// it, if there is one.
-fn info(process: &GuestProcess, hosts: bool) -> Option<Result<ProcessInfo>> {
-    let pid = match hosts {
-        true => process.host_pid?,
-        false => process.pid,
-    };
-    let exec = process.exec.as_deref().filter(|exec| !exec.is_empty());
-    let details = exec.map(|exec| {
-        let details = ProcessDetails {
-            exec_id: exec.to_owned(),
-            ..Default::default()
-        };
-        let value = details.write_to_bytes().map_err(internal)?;
-        Ok(Any {
-            type_url: PROCESS_DETAILS.to_owned(),
-            value,
-            ..Default::default()
-        })
-    });
-    let info = details.transpose().map(|info| ProcessInfo {
-        pid,
-        info: MessageField::from_option(info),
-        ..Default::default()
-    });
-    Some(info)
-}
-
-fn id(text: &str) -> Result<Id> {
-    Id::new(text).map_err(invalid)
-}
-
-fn key(container: &str, exec: &str) -> Result<Key> {
-    Ok(Key {
-        container: id(container)?,
-        exec: match exec {
-            "" => None,
-            exec => Some(id(exec)?),
-        },
-    })
-}
-
-fn task_status(status: Status) -> TaskStatus {
-    match status {
-        Status::Creating => TaskStatus::UNKNOWN,
-        Status::Created => TaskStatus::CREATED,
-        Status::Running => TaskStatus::RUNNING,
-        Status::Paused => TaskStatus::PAUSED,
-        Status::Stopped => TaskStatus::STOPPED,
     }
 }

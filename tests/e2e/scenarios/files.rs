@@ -15,6 +15,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         written_to_the_root,
         read_from_the_host,
         changes_of_the_host,
+        mounts_below_a_volume,
         renamed_and_removed,
         truncated_and_appended,
         mapped,
@@ -67,6 +68,29 @@ fn written_to_a_volume(host: &Host) -> Result<()> {
     let data = host.new_folder("data")?;
     in_volume(host, &data, DEBIAN, MAKE)?;
     check_made(&data)
+}
+
+/// What is mounted below a volume is in the container, and still on the host when
+/// the container is gone; as on most hosts, the volume's mount is shared.
+fn mounts_below_a_volume(host: &Host) -> Result<()> {
+    let data = host.new_folder("data")?;
+    let path = data.to_str().context("a path in UTF-8")?;
+    let below = format!("{path}/below");
+    let mount = |words: &[&str]| host.command("mount").args(words).run()?.ok();
+    mount(&["-t", "tmpfs", "tmpfs", path])?;
+    mount(&["--make-shared", path])?;
+    fs::create_dir(&below)?;
+    mount(&["-t", "tmpfs", "tmpfs", &below])?;
+    fs::write(data.join("below/file"), "precious")?;
+    let podman = Podman::new(host)?;
+    let volume = format!("--volume={path}:/data");
+    let run = podman.run(["--rm", &volume, BUSYBOX, "cat", "/data/below/file"])?;
+    ensure!(run.run()?.ok()?.text() == "precious");
+    ensure!(fs::read_to_string(data.join("below/file"))? == "precious");
+    for place in [&*below, path] {
+        host.command("umount").arg(place).run()?.ok()?;
+    }
+    Ok(())
 }
 
 /// The container's own root is on the host as long as the container is.

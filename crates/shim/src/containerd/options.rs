@@ -9,6 +9,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use casemate_config::Config;
 use containerd_shim_protos::{
     protobuf::{CodedInputStream, Message, rt::WireType, well_known_types::any::Any},
     shim::oci::Options as RuncOptions,
@@ -22,16 +23,43 @@ const RUNTIME_OPTIONS: &str = "runtimeoptions.v1.Options";
 /// The same type as containerd calls it since 1.7.
 const RUNTIME_OPTIONS_NEW: &str = "containerd.runtimeoptions.v1.Options";
 
+/// Numbers of its fields: a path, and what else the client's configuration has.
+const CONFIG_PATH: u32 = 2;
+const CONFIG_BODY: u32 = 3;
+
 /// Options of the runc shim, which clients send to whatever runtime there is.
 const RUNC_OPTIONS: &str = "containerd.runc.v1.Options";
 
 /// What `start` is asked.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Request {
-    /// The configuration file that is to be read instead of the usual ones.
-    pub(super) config: Option<PathBuf>,
+    /// What the runtime is to do.
+    pub(super) options: Options,
     /// The answer is to be a `BootstrapResult`.
     pub(super) bootstrap: Option<Bootstrap>,
+}
+
+/// The runtime's options, as far as they matter here.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Options {
+    /// The configuration file that is to be read instead of the usual ones.
+    path: Option<PathBuf>,
+    /// Keys of the configuration that containerd's own has: TOML.
+    body: Option<String>,
+}
+
+impl Options {
+    /// The configuration that they mean.
+    ///
+    /// # Errors
+    /// A file that is not there; keys that are unknown or have bad values.
+    pub(super) fn config(&self) -> Result<Config> {
+        let mut config = Config::load(self.path.as_deref())?;
+        if let Some(body) = &self.body {
+            config.apply_text("options of the runtime", body)?;
+        }
+        Ok(config)
+    }
 }
 
 /// What containerd says of itself in `BootstrapParams` and nowhere else.
@@ -64,7 +92,7 @@ impl Request {
         }
         let any = Any::parse_from_bytes(input).context("options of the runtime")?;
         Ok(Self {
-            config: config_path(&any)?,
+            options: options(&any)?,
             bootstrap: None,
         })
     }
@@ -86,7 +114,10 @@ impl Request {
         });
         let config = paths.next().filter(|path| !path.is_empty());
         Ok(Self {
-            config: config.map(absolute).transpose()?,
+            options: Options {
+                path: config.map(absolute).transpose()?,
+                body: None,
+            },
             bootstrap: Some(Bootstrap {
                 events: params.containerd_ttrpc_address,
             }),
@@ -94,24 +125,28 @@ impl Request {
     }
 }
 
-/// The configuration file that the options name.
-///
 /// # Errors
 /// For options of an unknown type, and a path that is not absolute.
-pub(super) fn config_path(any: &Any) -> Result<Option<PathBuf>> {
+fn options(any: &Any) -> Result<Options> {
     let kind = any.type_url.rsplit('/').next().unwrap_or_default();
     match kind {
-        "" => Ok(None),
+        "" => Ok(Options::default()),
         RUNTIME_OPTIONS | RUNTIME_OPTIONS_NEW => {
-            let path = string_field(&any.value, 2).with_context(|| kind.to_owned())?;
-            path.filter(|path| !path.is_empty())
-                .map(|path| absolute(&path))
-                .transpose()
+            let field = |number| {
+                let field = string_field(&any.value, number).with_context(|| kind.to_owned())?;
+                Ok::<_, anyhow::Error>(field.filter(|text| !text.is_empty()))
+            };
+            Ok(Options {
+                path: field(CONFIG_PATH)?
+                    .map(|path| absolute(&path))
+                    .transpose()?,
+                body: field(CONFIG_BODY)?,
+            })
         }
         // How to call runc is nothing that matters here. Docker sends it always.
         RUNC_OPTIONS => {
             RuncOptions::parse_from_bytes(&any.value).with_context(|| kind.to_owned())?;
-            Ok(None)
+            Ok(Options::default())
         }
         other => anyhow::bail!(
             "options of the runtime: type {other:?} is unknown; {RUNTIME_OPTIONS} with \
@@ -170,19 +205,37 @@ mod tests {
         ] {
             let request = Request::parse(&any(kind, options)).unwrap();
             assert_eq!(
-                request.config.unwrap(),
+                request.options.path.unwrap(),
                 PathBuf::from("/etc/x.toml"),
                 "{kind}"
             );
         }
         let nothing = Request::parse(&any(RUNTIME_OPTIONS, b"")).unwrap();
-        assert_eq!(nothing.config, None);
+        assert_eq!(nothing.options, Options::default());
         let runc = RuncOptions {
             binary_name: "runc".into(),
             ..Default::default()
         };
         let runc = any(RUNC_OPTIONS, &runc.write_to_bytes().unwrap());
-        assert_eq!(Request::parse(&runc).unwrap().config, None);
+        assert_eq!(Request::parse(&runc).unwrap().options, Options::default());
+    }
+
+    #[test]
+    fn keys_of_the_configuration_may_stand_among_the_options() {
+        let options = |body: &str| {
+            let mut message = vec![0x1a, body.len() as u8];
+            message.extend_from_slice(body.as_bytes());
+            let any = any(RUNTIME_OPTIONS_NEW, &message);
+            Request::parse(&any).unwrap().options
+        };
+        let config = options("[machine]\nvcpus = 3\n").config().unwrap();
+        assert_eq!(config.machine.vcpus, 3);
+        let error = options("BinaryName = \"runc\"\n").config().unwrap_err();
+        let text = format!("{error:#}");
+        assert!(
+            text.contains("options of the runtime") && text.contains("BinaryName"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -191,12 +244,12 @@ mod tests {
             "extensions":[{"value":{"@type":"types.containerd.io/runtimeoptions.v1.Options",
             "configPath":"/etc/x.toml"}},{"value":{"@type":"other","configPath":"no"}}]}"#;
         let request = Request::parse(input).unwrap();
-        assert_eq!(request.config.unwrap(), PathBuf::from("/etc/x.toml"));
+        assert_eq!(request.options.path.unwrap(), PathBuf::from("/etc/x.toml"));
         assert_eq!(request.bootstrap.unwrap().events, "unix:///run/c.ttrpc");
         let bare = Request::parse(b"{}").unwrap();
         assert_eq!(
-            (bare.config, bare.bootstrap),
-            (None, Some(Bootstrap::default()))
+            (bare.options, bare.bootstrap),
+            (Options::default(), Some(Bootstrap::default()))
         );
     }
 

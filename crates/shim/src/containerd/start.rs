@@ -135,7 +135,7 @@ impl Start<'_> {
         if let Some(path) = &host.cgroups_path {
             Cgroup::check(path)?;
         }
-        let config = Config::load(request.config.as_deref())?;
+        let config = request.options.config()?;
         let Settings { config, warnings } = Settings::new(config, host, HostSize::now())?;
         self.spawn(Beginning {
             config,
@@ -155,7 +155,7 @@ impl Start<'_> {
     /// machine, it hears from containerd (CreateSandbox).
     fn begin_pod(&self, request: &Request) -> Result<String> {
         self.spawn(Beginning {
-            config: Config::load(request.config.as_deref())?,
+            config: request.options.config()?,
             warnings: Vec::new(),
             netns: None,
             hostname: self.id.as_str(),

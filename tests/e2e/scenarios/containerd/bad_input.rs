@@ -8,13 +8,14 @@ use casemate_e2e::expect::{contains, one_clear_line};
 use casemate_e2e::protos::protobuf::Message;
 use casemate_e2e::protos::protobuf::well_known_types::any::Any;
 use casemate_e2e::protos::ttrpc::Code;
+use casemate_e2e::wait::until_true;
 use casemate_e2e::{Bundle, Containerd};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 
-use super::service::{ended, refused};
-use super::{Body, bodies};
+use super::service::{created, ended, program, refused};
+use super::{Body, SOON, bodies};
 
 pub(super) fn of_one_engine() -> Vec<(&'static str, Body)> {
     bodies![no_specification, bad_creates, refused_by_the_client]
@@ -118,8 +119,8 @@ fn unopened_fifos(containerd: &Containerd<'_>) -> Result<()> {
         mkfifo(&path, Mode::from_bits_truncate(0o700))?;
         Ok(path.to_string_lossy().into_owned())
     };
-    for (program, code) in [("echo out; echo error >&2; exit 4", 4), ("yes", 137)] {
-        let bundle = Bundle::new(containerd.host, &["sh", "-c", program])?;
+    for (script, code) in [("echo out; echo error >&2; exit 4", 4), ("yes", 137)] {
+        let bundle = Bundle::new(containerd.host, &["sh", "-c", script])?;
         let shim = Shim::new(containerd, &bundle.dir)?;
         let task = shim.start()?;
         task.create_writing(shim.path(), &fifo("out")?, &fifo("err")?)?;
@@ -132,7 +133,22 @@ fn unopened_fifos(containerd: &Containerd<'_>) -> Result<()> {
         ensure!(waited.exit_status == code, "{waited:?}");
         ended(&shim, &task)?;
     }
-    Ok(())
+    let (shim, task) = created(containerd, &["sleep", "1000"])?;
+    task.start("")?;
+    let open = || -> Result<usize> {
+        let folder = format!("/proc/{}/fd", task.connect()?.shim_pid);
+        Ok(fs::read_dir(folder)?.count())
+    };
+    let before = open()?;
+    task.exec_writing("added", program(&["yes"]), &fifo("out")?)?;
+    task.start("added")?;
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    task.kill("added", 9, true)?;
+    ensure!(task.wait("added")?.exit_status == 137);
+    // What nobody has read goes with the process.
+    task.delete("added")?;
+    until_true("its streams to be closed", SOON, || Ok(open()? <= before))?;
+    ended(&shim, &task)
 }
 
 /// What the client of an engine gets to read.

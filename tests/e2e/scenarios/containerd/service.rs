@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use casemate_e2e::containerd::task::{process, resources};
 use casemate_e2e::containerd::{Refusal, Shim, Task, Tasks};
 use casemate_e2e::protos::api::Status;
-use casemate_e2e::protos::protobuf::Message;
+use casemate_e2e::protos::protobuf::well_known_types::any::Any;
+use casemate_e2e::protos::protobuf::{Message, MessageField};
 use casemate_e2e::protos::ttrpc::Code;
 use casemate_e2e::protos::{cgroups, cgroups_v2};
 use casemate_e2e::wait::until_true;
@@ -40,7 +41,7 @@ pub(super) fn refused<T: Debug>(code: Code, answer: Result<T, Refusal>) -> Resul
 }
 
 /// A shim whose container is created.
-fn created<'e, 'h>(
+pub(super) fn created<'e, 'h>(
     containerd: &'e Containerd<'h>,
     program: &[&str],
 ) -> Result<(Shim<'e, 'h>, Task)> {
@@ -49,6 +50,13 @@ fn created<'e, 'h>(
     let task = shim.start()?;
     task.create(shim.path())?;
     Ok((shim, task))
+}
+
+/// A process to add.
+pub(super) fn program(words: &[&str]) -> MessageField<Any> {
+    let search = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let user = json!({"uid": 0, "gid": 0});
+    process(&json!({"args": words, "cwd": "/", "env": [search], "user": user}))
 }
 
 /// Ends the container, if it runs, and the shim.
@@ -181,11 +189,6 @@ fn order_of_calls(containerd: &Containerd<'_>) -> Result<()> {
 /// The same for processes that are added.
 fn added_processes(containerd: &Containerd<'_>) -> Result<()> {
     let (shim, task) = created(containerd, &["sleep", "1000"])?;
-    let program = |words: &[&str]| {
-        let search = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-        let user = json!({"uid": 0, "gid": 0});
-        process(&json!({"args": words, "cwd": "/", "env": [search], "user": user}))
-    };
     task.start("")?;
     task.exec("one", program(&["sh", "-c", "exit 6"]))?;
     refused(Code::ALREADY_EXISTS, task.exec("one", program(&["true"])))?;

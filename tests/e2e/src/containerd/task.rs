@@ -51,6 +51,9 @@ calls! {
     start = "Start" StartRequest (exec_id: &str) -> StartResponse;
     /// Adds a process: [`process`].
     exec = "Exec" ExecProcessRequest (exec_id: &str, spec: MessageField<Any>) -> Empty;
+    /// Adds a process, with a FIFO as output.
+    exec_writing = "Exec" ExecProcessRequest
+        (exec_id: &str, spec: MessageField<Any>, stdout: &str) -> Empty;
     /// What becomes of a process.
     state = "State" StateRequest (exec_id: &str) -> StateResponse;
     /// Waits for the end of a process.

@@ -97,6 +97,7 @@ fn attach(one: &RootMount, target: &Path) -> Result<(), Error> {
     let what = format!("{} {}", one.fstype, one.source.display());
     let is_bind = one.fstype == "bind" || flags.contains(MsFlags::MS_BIND);
     let attempt = || -> io::Result<()> {
+        check(&options.data)?;
         if is_bind {
             return Ok(bind(&one.source, target, flags)?);
         }
@@ -108,6 +109,19 @@ fn attach(one: &RootMount, target: &Path) -> Result<(), Error> {
         Ok(mount(source, target, kind, flags, Some(data.as_str()))?)
     };
     attempt().map_err(failed(what))
+}
+
+/// Options that are containerd's own and no file system's: layers whose owners
+/// are other users on the host than in the container.
+fn check(options: &[String]) -> io::Result<()> {
+    let is_mapping =
+        |option: &String| option.starts_with("uidmap=") || option.starts_with("gidmap=");
+    match options.iter().find(|option| is_mapping(option)) {
+        None => Ok(()),
+        Some(option) => Err(io::Error::other(format!(
+            "{option}: ID-mapped root file systems are not supported (a pod with hostUsers: false)"
+        ))),
+    }
 }
 
 /// The flags of a bind mount beside these two take a second call.
@@ -189,6 +203,19 @@ mod tests {
         assert_eq!(inside("/").unwrap(), Path::new("/b/rootfs"));
         assert_eq!(inside("/data/x").unwrap(), Path::new("/b/rootfs/data/x"));
         assert!(inside("a/../../etc").is_err());
+    }
+
+    #[test]
+    fn mapped_layers_are_refused_by_name() {
+        let option = |text: &str| vec!["index=off".to_owned(), text.to_owned()];
+        let error = check(&option("uidmap=0:200000:65536")).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("uidmap=0:200000:65536: ID-mapped")
+        );
+        assert!(check(&option("gidmap=0:200000:65536")).is_err());
+        assert!(check(&option("userxattr")).is_ok());
     }
 
     #[test]

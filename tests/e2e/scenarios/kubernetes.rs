@@ -64,7 +64,7 @@ pub(crate) fn scenarios(release: Release) -> Vec<Scenario> {
 
 /// Those with pods by the Sandbox API, which the shim serves.
 pub(crate) fn by_sandbox_api() -> Vec<Scenario> {
-    const WHY: &str = "runc's shim has no process for a pod, whose namespaces others could join";
+    const WHY: &str = "runc's shim does not start in a bundle without a configuration";
     let parts = [
         life::core(),
         life::scenarios(),

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use casemate_e2e::containerd::{Refusal, Shim, Task, Tasks};
-use casemate_e2e::cri::messages::{NamespaceMode, NamespaceOption};
+use casemate_e2e::cri::messages::{IDMapping, NamespaceMode, NamespaceOption};
 use casemate_e2e::cri::{Cri, NAMESPACE, refusal};
 use casemate_e2e::expect::contains;
 use casemate_e2e::protos::api::Status;
@@ -25,6 +25,7 @@ pub(super) fn scenarios() -> Vec<(&'static str, Body)> {
         what_every_container_finds,
         sized_by_its_limits,
         host_namespaces,
+        users_of_its_own,
         service,
         shut_down_while_it_runs,
     ]
@@ -101,6 +102,29 @@ fn host_namespaces(_: &Containerd<'_>, cri: &Cri<'_>) -> Result<()> {
         cri.nothing_left()?;
     }
     Ok(())
+}
+
+/// `hostUsers: false`: the pod has a user namespace, and its containers the
+/// reason why they cannot be.
+fn users_of_its_own(_: &Containerd<'_>, cri: &Cri<'_>) -> Result<()> {
+    let own = |options: &mut NamespaceOption| {
+        let users = options.userns_options.mut_or_insert_default();
+        users.mode = NamespaceMode::POD.into();
+        let range = IDMapping {
+            host_id: 200_000,
+            length: 65_536,
+            ..IDMapping::default()
+        };
+        users.uids.push(range.clone());
+        users.gids.push(range);
+    };
+    let pod = cri.pod("users").namespaces(own).run()?;
+    ensure!(pod.is_ready()?);
+    let main = pod.idle("main").create()?;
+    let refused = refusal(main.start())?;
+    contains(&refused.message, "uidmap=0:200000:65536: ID-mapped")?;
+    ensure!(pod.is_ready()?);
+    pod.end()
 }
 
 /// A shim that the scenario has started itself, as containerd does for a pod: in

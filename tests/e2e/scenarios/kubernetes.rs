@@ -11,6 +11,7 @@ mod network;
 mod refusals;
 mod resources;
 mod rights;
+mod sandbox_service;
 mod sandboxes;
 
 use std::time::Duration;
@@ -74,6 +75,7 @@ pub(crate) fn by_sandbox_api() -> Vec<Scenario> {
         namespaces::scenarios(),
         resources::core(),
         sandboxes::scenarios(),
+        sandbox_service::scenarios(),
     ];
     let only_vm = [faults::only_vm(), refusals::only_vm()];
     let only_vm = only_vm.concat().into_iter();

@@ -28,15 +28,17 @@ impl SandboxService {
             self.end_members(pod, libc::SIGKILL).await?;
             self.end_container(pod, libc::SIGKILL).await
         };
-        match timeout(KILL_LIMIT, killed).await {
-            Ok(ended) => ended,
-            Err(_) => {
-                tracing::warn!("the guest does not end its containers, ending the machine");
-                self.sandbox.stop(Stop::Machine).await.map_err(from_error)?;
-                let gone = timeout(KILL_LIMIT, self.sandbox.wait(pod.clone())).await;
-                let gone = gone.map_err(|_| refused(Code::DEADLINE_EXCEEDED, "it still runs"))?;
-                gone.map(drop).map_err(from_error)
-            }
+        let failure = match timeout(KILL_LIMIT, killed).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "killed containers do not end".to_owned(),
+        };
+        tracing::warn!(failure, "ending the machine under its containers");
+        self.sandbox.stop(Stop::Machine).await.map_err(from_error)?;
+        match timeout(KILL_LIMIT, self.sandbox.wait(pod.clone())).await {
+            Ok(Ok(_) | Err(Error::NotFound)) => Ok(()),
+            Ok(Err(error)) => Err(from_error(error)),
+            Err(_) => Err(refused(Code::DEADLINE_EXCEEDED, "the sandbox still runs")),
         }
     }
 

@@ -3,7 +3,9 @@
 
 use anyhow::{Result, ensure};
 use casemate_e2e::Containerd;
-use casemate_e2e::cri::messages::{IDMapping, NamespaceMode, NamespaceOption};
+use casemate_e2e::cri::messages::{
+    IDMapping, NamespaceMode, NamespaceOption, PodSandboxRequest, PodSandboxStatusResponse,
+};
 use casemate_e2e::cri::{Cri, NAMESPACE, refusal};
 use casemate_e2e::expect::contains;
 
@@ -54,6 +56,13 @@ fn what_every_container_finds(containerd: &Containerd<'_>, cri: &Cri<'_>) -> Res
         .does(["containers", "ls", "-q"])?
         .text();
     ensure!(!listed.contains(&pod.id), "{listed}");
+    let request = PodSandboxRequest {
+        pod_sandbox_id: pod.id.clone(),
+        verbose: true,
+        ..Default::default()
+    };
+    let status: PodSandboxStatusResponse = cri.runtime("PodSandboxStatus", &request)?;
+    contains(&status.info["casemate"], "/.sandbox-")?;
     pod.end()
 }
 

@@ -1,10 +1,17 @@
 //! Annotations that change what a sandbox is made with.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use casemate_e2e::container::create_command;
 use casemate_e2e::expect::{contains, one_clear_line};
 use casemate_e2e::{Bundle, Container, Host, Scenario, scenarios};
 use serde_json::json;
+
+use crate::pods::join;
+
+/// How long a killed pod may take to end.
+const SOON: Duration = Duration::from_secs(10);
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
     let all = scenarios![
@@ -26,11 +33,21 @@ fn annotated(host: &Host, command: &[&str], annotations: &[(&str, &str)]) -> Res
     })
 }
 
+/// Says how many processors there are, and how much memory.
+const LOOK: &[&str] = &[
+    "sh",
+    "-c",
+    "grep -c ^processor /proc/cpuinfo; grep MemTotal: /proc/meminfo",
+];
+
 /// Processors, and memory in MiB, that a container with these annotations sees.
 fn machine(host: &Host, annotations: &[(&str, &str)]) -> Result<(u32, u64)> {
-    let script = "grep -c ^processor /proc/cpuinfo; grep MemTotal: /proc/meminfo";
-    let bundle = annotated(host, &["sh", "-c", script], annotations)?;
-    let told = Container::run(host, &bundle)?.end(0)?;
+    told(host, &annotated(host, LOOK, annotations)?)
+}
+
+/// The same, as the container of a bundle that runs [`LOOK`] tells it.
+fn told(host: &Host, bundle: &Bundle) -> Result<(u32, u64)> {
+    let told = Container::run(host, bundle)?.end(0)?;
     let numbers = told.split_whitespace().filter_map(|word| word.parse().ok());
     match numbers.collect::<Vec<u64>>()[..] {
         [processors, kib] => Ok((processors as u32, kib >> 10)),
@@ -77,9 +94,15 @@ fn a_pod_s_limits_size_its_machine(host: &Host) -> Result<()> {
         ("io.kubernetes.cri.sandbox-cpu-period", "100000"),
         ("io.kubernetes.cri.sandbox-cpu-shares", "512"),
     ];
-    let (processors, memory) = machine(host, &limits)?;
+    let pod = Container::run(host, &annotated(host, &["/pause"], &limits)?)?;
+    let bundle = Bundle::new(host, LOOK)?;
+    let bundle = bundle.edit(|spec| join(spec, pod.pid, &["network", "ipc", "uts"]))?;
+    let (processors, memory) = told(host, &bundle)?;
     ensure!(processors == some_processors()?, "{processors}");
-    is_about(memory, 256 + 128)
+    is_about(memory, 256 + 128)?;
+    pod.kill("KILL")?.ok()?;
+    pod.wait(SOON)?;
+    pod.delete()
 }
 
 /// Each in one line, and nothing of the container is left.

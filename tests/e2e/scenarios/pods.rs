@@ -43,7 +43,7 @@ fn member(host: &Host, of: &Container<'_>, kinds: &[&str], arguments: &[&str]) -
     Bundle::new(host, arguments)?.edit(|spec| join(spec, of.pid, kinds))
 }
 
-fn join(spec: &mut Value, pid: i32, kinds: &[&str]) {
+pub(crate) fn join(spec: &mut Value, pid: i32, kinds: &[&str]) {
     if kinds.contains(&"uts") {
         // That of the other container stays.
         spec["hostname"] = Value::Null;

@@ -24,8 +24,9 @@ use crate::{
     identifier::Id,
     inbox::Inbox,
     key::Key,
+    layout,
     ledger::Ledger,
-    machine::{Options, Ready},
+    machine::{Client, Options, Ready},
     network,
     policy::{self, Operation},
     stand_in::{Attachment, TerminalSize},
@@ -368,8 +369,26 @@ impl Owner {
         if let Err(error) = &undone {
             tracing::error!(%error, "something is left");
         }
+        if matches!(self.options.client, Client::Containerd(_)) {
+            self.leave_nothing();
+        }
         if let Some(reply) = self.stopping.take() {
             answer(reply, undone);
+        }
+    }
+}
+
+impl Owner {
+    /// Removes what is left of containers: containerd does not ask for one that
+    /// it has never heard to be made.
+    fn leave_nothing(&self) {
+        let own = self.directory(&self.options.id);
+        let others = layout::others_in(&own).into_iter();
+        let others = others.map(|id| self.options.root.join(id));
+        for directory in others.chain([own]).filter(|directory| directory.exists()) {
+            if let Err(error) = Ledger::undo(&directory) {
+                tracing::error!(%error, "something is left");
+            }
         }
     }
 }

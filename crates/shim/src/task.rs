@@ -347,12 +347,12 @@ impl Task for TaskService {
         request: api::DeleteRequest,
     ) -> Result<api::DeleteResponse> {
         let key = key(&request.id, &request.exec_id)?;
-        let pid = self
-            .sandbox
-            .state(key.clone())
-            .await
-            .map_err(from_error)?
-            .pid;
+        let state = self.sandbox.state(key.clone()).await.map_err(from_error)?;
+        if self.door.is_some() && state.status == Status::Creating {
+            // To containerd there is none before it is made.
+            return Err(from_error(Error::NotFound));
+        }
+        let pid = state.pid;
         let deleted = self.sandbox.delete(key.clone(), false).await;
         let exit = deleted.map_err(from_error)?;
         if let Some(door) = &self.door {
@@ -409,9 +409,11 @@ impl Task for TaskService {
             true => Stop::Now,
             false => {
                 let id = id(&request.id)?;
-                // containerd may say so of a container that it has not deleted.
-                let asked = self.sandbox.state(Key::init(id.clone()));
-                if self.door.is_some() && asked.await.is_ok() {
+                // containerd may say so of a container that it has not deleted; one
+                // that is still being made nobody waits for any more.
+                let asked = self.sandbox.state(Key::init(id.clone())).await;
+                let is_there = asked.is_ok_and(|state| state.status != Status::Creating);
+                if self.door.is_some() && is_there {
                     return Ok(api::Empty::default());
                 }
                 Stop::Without(id)

@@ -73,9 +73,14 @@ pub struct Commands<'a> {
 /// # Errors
 /// What containerd shows its client.
 pub fn main(arguments: impl Iterator<Item = OsString>, commands: &Commands<'_>) -> Result<()> {
-    let bytes = run(&Arguments::parse(arguments)?, commands)?;
+    let arguments = Arguments::parse(arguments)?;
+    let bytes = run(&arguments, commands)?;
     let mut out = std::io::stdout();
     let written = out.write_all(&bytes).and_then(|()| out.flush());
+    if written.is_err() && arguments.action == Action::Start {
+        // A containerd that was killed meanwhile will never ask for what was made.
+        delete::run(&arguments, commands.force_delete)?;
+    }
     written.context("standard output")
 }
 

@@ -421,6 +421,9 @@ pub struct Monitor {
     /// containerd will describe it by its Sandbox API
     #[arg(long, requires = "bundle")]
     pub pod: bool,
+    /// The least important event that is logged, unless --debug says otherwise
+    #[arg(long, default_value = "info")]
+    pub log_level: String,
     /// For the log
     #[arg(long, allow_hyphen_values = true)]
     pub warning: Vec<String>,

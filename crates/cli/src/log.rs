@@ -26,11 +26,12 @@ use logfmt::Logfmt;
 /// # Errors
 /// When the file cannot be opened.
 pub fn open(global: &Global, verb: &Verb) -> Result<()> {
-    let long_lived = matches!(verb, Verb::Monitor(_) | Verb::StandIn(_) | Verb::Devices(_));
-    let level = match (global.debug, long_lived) {
-        (true, _) => "debug",
-        (false, true) => "info",
-        (false, false) => "warn",
+    let level = match verb {
+        _ if global.debug => "debug",
+        // As the configuration says.
+        Verb::Monitor(monitor) => &monitor.log_level,
+        Verb::StandIn(_) | Verb::Devices(_) => "info",
+        _ => "warn",
     };
     let filter = EnvFilter::new(format!("warn,casemate={level}"));
     // A log that cannot be written (full disk) must not end the process: the

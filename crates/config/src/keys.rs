@@ -102,10 +102,11 @@ keys! {
         annotations: Vec<String> = SAFE.iter().copied().map(str::to_owned).collect(), AllowList;
     }
 
-    /// The log of Casemate's own processes.
+    /// The log of a sandbox's monitor: `monitor.log` in the sandbox's folder, or
+    /// containerd's own log.
     [log] Log {
-        /// The least important event that is logged, unless the command line says
-        /// otherwise.
+        /// The least important event that is logged. With `--debug` on the command
+        /// line, or a containerd that logs everything, that is `debug`.
         level: LogLevel = LogLevel::Info, OneOf::<LogLevel>::words();
     }
 }

@@ -341,6 +341,7 @@ fn command_line(start: MonitorStart<'_>) -> Vec<String> {
         say("--cgroup", cgroup.to_owned());
     }
     say("--begun-ns", start.begun_ns.to_string());
+    say("--log-level", start.config.log.level.to_string());
     if let Some(client) = start.containerd {
         say("--containerd-namespace", client.namespace.to_owned());
         if let Some(address) = client.events {

@@ -2,11 +2,11 @@
 
 use anyhow::{Context, Result, ensure};
 use casemate_e2e::expect::contains;
-use casemate_e2e::{Bundle, Container, Host, Scenario, scenarios};
+use casemate_e2e::{Bundle, Container, Exit, Host, Scenario, scenarios};
 use serde_json::Value;
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    let all: Vec<Scenario> = scenarios![timeline, timeline_for_people, check];
+    let all: Vec<Scenario> = scenarios![timeline, timeline_for_people, check, as_much_as_is_wanted];
     all.into_iter()
         .map(|scenario| scenario.only_vm("runc has no such verb"))
         .collect()
@@ -66,6 +66,30 @@ fn timeline_for_people(host: &Host) -> Result<()> {
         contains(&told.text(), part)?;
     }
     container.delete_force()
+}
+
+/// The monitor logs what `log.level` says.
+fn as_much_as_is_wanted(host: &Host) -> Result<()> {
+    let logged = |level: &str| -> Result<String> {
+        let file = host.dir.join("config.toml");
+        std::fs::write(&file, format!("[log]\nlevel = \"{level}\"\n"))?;
+        let file = file.to_str().context("a path in UTF-8")?;
+        let bundle = Bundle::new(host, &["true"])?;
+        let id = host.new_id();
+        let create = ["--config", file, "create", "--bundle", bundle.path(), &id];
+        let created = host.oci(&create).start()?;
+        ensure!(created.exit()? == Exit::Code(0), "{}", created.finish()?);
+        let directory = host.runtime.default_root().join(&id);
+        let log = std::fs::read_to_string(directory.join("sandbox/monitor.log"))?;
+        host.oci(&["delete", "--force", &id]).run()?.ok()?;
+        created.finish()?.ok()?;
+        Ok(log)
+    };
+    contains(&logged("debug")?, " DEBUG ")?;
+    contains(&logged("info")?, " INFO ")?;
+    let little = logged("error")?;
+    ensure!(!little.contains(" INFO "), "{little}");
+    Ok(())
 }
 
 /// The tier and why it is that one.

@@ -67,6 +67,8 @@ impl Options {
 pub(super) struct Bootstrap {
     /// Where it takes events (ttrpc).
     pub(super) events: String,
+    /// Log everything.
+    pub(super) debug: bool,
 }
 
 /// `BootstrapParams` as far as they matter here, in protobuf's JSON.
@@ -75,8 +77,19 @@ pub(super) struct Bootstrap {
 struct Params {
     #[serde(alias = "containerd_ttrpc_address", default)]
     containerd_ttrpc_address: String,
+    #[serde(alias = "log_level", default)]
+    log_level: serde_json::Value,
     #[serde(default)]
     extensions: Vec<Extension>,
+}
+
+/// The levels below INFO, which is 0: by name, or by number as protobuf's JSON has
+/// those that it does not know.
+fn is_verbose(level: &serde_json::Value) -> bool {
+    let named = level
+        .as_str()
+        .is_some_and(|name| ["LOG_LEVEL_DEBUG", "LOG_LEVEL_TRACE"].contains(&name));
+    named || level.as_i64().is_some_and(|number| number < 0)
 }
 
 #[derive(Deserialize)]
@@ -113,6 +126,16 @@ impl Request {
             path.as_str()
         });
         let config = paths.next().filter(|path| !path.is_empty());
+        let has_body = params.extensions.iter().any(|extension| {
+            let body = extension.value.get("configBody");
+            body.and_then(serde_json::Value::as_str)
+                .is_some_and(|body| !body.is_empty())
+        });
+        ensure!(
+            !has_body,
+            "options of the runtime: keys among them are not understood here; write them to a \
+             file and name it with ConfigPath"
+        );
         Ok(Self {
             options: Options {
                 path: config.map(absolute).transpose()?,
@@ -120,6 +143,7 @@ impl Request {
             },
             bootstrap: Some(Bootstrap {
                 events: params.containerd_ttrpc_address,
+                debug: is_verbose(&params.log_level),
             }),
         })
     }
@@ -246,6 +270,19 @@ mod tests {
         let request = Request::parse(input).unwrap();
         assert_eq!(request.options.path.unwrap(), PathBuf::from("/etc/x.toml"));
         assert_eq!(request.bootstrap.unwrap().events, "unix:///run/c.ttrpc");
+        let verbose = |level: &str| {
+            let input = format!(r#"{{"logLevel":{level}}}"#);
+            Request::parse(input.as_bytes())
+                .unwrap()
+                .bootstrap
+                .unwrap()
+                .debug
+        };
+        assert!(verbose("\"LOG_LEVEL_DEBUG\"") && verbose("-5"));
+        assert!(!verbose("\"LOG_LEVEL_WARN\"") && !verbose("0"));
+        let body = br#"{"extensions":[{"value":{"@type":"x","configBody":"W21d"}}]}"#;
+        let error = format!("{:#}", Request::parse(body).unwrap_err());
+        assert!(error.contains("ConfigPath"), "{error}");
         let bare = Request::parse(b"{}").unwrap();
         assert_eq!(
             (bare.options, bare.bootstrap),

@@ -48,6 +48,7 @@ struct Beginning<'a> {
     hostname: &'a str,
     cgroup: Option<&'a str>,
     events: Option<String>,
+    debug: bool,
     is_pod: bool,
 }
 
@@ -147,6 +148,7 @@ impl Start<'_> {
             hostname: host.hostname.as_deref().unwrap_or(self.id.as_str()),
             cgroup: host.cgroups_path.as_deref(),
             events: events(request),
+            debug: is_verbose(request),
             is_pod: false,
         })
     }
@@ -161,6 +163,7 @@ impl Start<'_> {
             hostname: self.id.as_str(),
             cgroup: None,
             events: events(request),
+            debug: is_verbose(request),
             is_pod: true,
         })
     }
@@ -178,7 +181,7 @@ impl Start<'_> {
             hostname: beginning.hostname,
             cgroup: beginning.cgroup,
             config: &beginning.config,
-            debug: self.arguments.debug,
+            debug: self.arguments.debug || beginning.debug,
             begun_ns: self.begun_ns,
             containerd: Some(Containerd {
                 events: beginning.events.as_deref(),
@@ -196,6 +199,13 @@ impl Start<'_> {
         claim.keep();
         Ok(address)
     }
+}
+
+fn is_verbose(request: &Request) -> bool {
+    request
+        .bootstrap
+        .as_ref()
+        .is_some_and(|params| params.debug)
 }
 
 /// Where events go: a path, without the scheme that some versions write.

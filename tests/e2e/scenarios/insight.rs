@@ -8,7 +8,7 @@ use serde_json::Value;
 pub(crate) fn scenarios() -> Vec<Scenario> {
     let all: Vec<Scenario> = scenarios![timeline, timeline_for_people, check, as_much_as_is_wanted];
     all.into_iter()
-        .map(|scenario| scenario.only_vm("runc has no such verb"))
+        .map(|scenario| scenario.only_vm("runc has no such verb or key"))
         .collect()
 }
 

@@ -19,6 +19,8 @@ pub(super) const FILE_SHARE_QUEUE: u32 = 1024;
 /// A machine, with everything resolved.
 pub(super) struct Plan {
     pub(super) accelerator: Accelerator,
+    /// Whether the host's kernel may merge equal pages of what only QEMU maps.
+    pub(super) merge_memory: bool,
     pub(super) vcpus: u32,
     pub(super) memory_mib: u32,
     pub(super) hotplug_slots: u32,
@@ -86,7 +88,11 @@ fn nothing_by_default(line: &mut Line) {
 fn machine(line: &mut Line, plan: &Plan) {
     // Legacy devices that no container needs only cost time at boot.
     let without = "graphics=off,hpet=off,i8042=off,sata=off,smbus=off,smm=off,usb=off,vmport=off";
-    line.option("-machine", format!("q35,memory-backend=memory,{without}"));
+    let merge = if plan.merge_memory { "on" } else { "off" };
+    line.option(
+        "-machine",
+        format!("q35,memory-backend=memory,mem-merge={merge},{without}"),
+    );
     match plan.accelerator {
         Accelerator::Kvm => {
             line.option("-accel", "kvm");
@@ -298,6 +304,7 @@ mod tests {
         parameters.push(Parameter::known("casemate.example=1"));
         Plan {
             accelerator,
+            merge_memory: false,
             vcpus: 1,
             memory_mib: 256,
             hotplug_slots: 0,
@@ -337,6 +344,7 @@ mod tests {
         let mut plan = plan(Accelerator::Kvm, "/usr");
         plan.vcpus = 4;
         plan.hotplug_slots = 2;
+        plan.merge_memory = true;
         plan.parameters = parameters(Accelerator::Kvm, 4, None);
         golden("kvm.txt", &plan);
     }

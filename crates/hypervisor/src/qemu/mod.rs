@@ -19,7 +19,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use casemate_config::{Accelerator as Choice, Config, Tier};
+use casemate_config::{Accelerator as Choice, Config, Ksm, Tier};
 use nix::{fcntl::OFlag, unistd::pipe2};
 use tokio::{sync::mpsc, time::timeout};
 
@@ -49,6 +49,8 @@ pub struct Settings {
     pub min_tier: Tier,
     /// MiB of translated code that an emulated machine may hold.
     pub translation_buffer_mib: u32,
+    /// Whether the host's kernel may merge equal pages of the machine.
+    pub merge_memory: bool,
     /// How long QEMU may take from its start to its first word, which it says
     /// when the guest starts running.
     pub start_limit: Duration,
@@ -63,6 +65,7 @@ impl From<&Config> for Settings {
             accelerator: config.vmm.accelerator,
             min_tier: config.vmm.min_tier,
             translation_buffer_mib: config.qemu.translation_buffer_mib,
+            merge_memory: config.vmm.ksm == Ksm::On,
             start_limit: Duration::from_secs(config.vmm.boot_timeout_s.into()),
             facts: facts::DEFAULT_PATH.into(),
         }
@@ -77,6 +80,7 @@ pub struct Qemu {
     accelerator: Accelerator,
     /// Rate of the host's time stamp counter, which an emulated guest sees too.
     counter_khz: Option<u64>,
+    merge_memory: bool,
     start_limit: Duration,
 }
 
@@ -109,6 +113,7 @@ impl Qemu {
         parameters.extend(spec.parameters.iter().cloned());
         Plan {
             accelerator: self.accelerator,
+            merge_memory: self.merge_memory,
             vcpus: spec.vcpus,
             memory_mib: spec.memory_mib,
             hotplug_slots: spec.hotplug_slots,

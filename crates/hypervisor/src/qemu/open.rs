@@ -64,6 +64,7 @@ impl Qemu {
                 Tier::Nested | Tier::Kvm => Accelerator::Kvm,
             },
             counter_khz,
+            merge_memory: settings.merge_memory,
             start_limit: settings.start_limit,
         })
     }

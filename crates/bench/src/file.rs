@@ -51,7 +51,7 @@ pub(crate) fn measure(subject: &Subject, options: &File) -> Result<Report> {
     let runs = options.common.runs_or(RUNS);
     for run in 0..=runs {
         if run > 0 {
-            progress("files", run, runs);
+            progress("files", run, runs)?;
         }
         for (index, container) in containers.iter().enumerate() {
             let name = format!("{index}-{run}");

@@ -37,7 +37,7 @@ pub(crate) fn crowd(
             let id = format!("crowd-{}", crowd.len());
             crowd.push(runtime.run_detached(&sleeping, &id)?);
         }
-        progress(&title, size, size);
+        progress(&title, size, size)?;
         let seconds = (0..runs).map(|_| {
             let begin = Instant::now();
             command::output(&mut runtime.run(bundle, "bench"))?;
@@ -62,7 +62,7 @@ pub(crate) fn pod(
     let mut seconds = vec![Vec::new(); containers];
     let mut mib = vec![Vec::new(); containers];
     for run in 1..=runs {
-        progress("containers of a pod", run, runs);
+        progress("containers of a pod", run, runs)?;
         spec.copy_from(bundle)?;
         spec.set_program(&["sleep", "100000"])?;
         let mut pod = Vec::<Running>::new();

@@ -15,6 +15,7 @@ pub mod cpio;
 mod exec;
 mod file;
 pub mod flat;
+mod interruption;
 pub mod machine;
 pub mod memory;
 mod network;
@@ -48,6 +49,8 @@ pub fn run(subject: &Subject, options: &Options) -> Result<()> {
     );
     let common = options.measurement.common();
     ensure!(common.runs != Some(0), "--runs: at least one");
+    Report::check(common)?;
+    interruption::listen()?;
     let report = match &options.measurement {
         Measurement::Start(options) => start::measure(subject, options),
         Measurement::Exec(options) => exec::measure(subject, options),

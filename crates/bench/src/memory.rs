@@ -3,7 +3,6 @@
 
 mod processes;
 
-use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -11,6 +10,7 @@ use serde_json::Value;
 
 use crate::Subject;
 use crate::bundle::Bundle;
+use crate::interruption::sleep;
 use crate::machine::{self, Bare};
 use crate::options::{Memory, Name};
 use crate::report::{Report, Row, Table};
@@ -100,7 +100,7 @@ pub(crate) fn measure(subject: &Subject, options: &Memory) -> Result<Report> {
         match machine::missing(subject) {
             None => {
                 let bare = Bare::that_waits(subject, folder.path())?.start(&[])?;
-                sleep(REST);
+                sleep(REST)?;
                 let kib = processes::pss_kib(bare.pid())?;
                 totals.push(Row::one("bare QEMU", kib as f64 / 1024.0));
             }
@@ -136,7 +136,7 @@ fn casemate(
 ) -> Result<(Vec<Row>, Vec<Table>)> {
     let name = runtime.name();
     let mut sandboxes = vec![runtime.run_detached(bundle, "idle-0")?];
-    sleep(REST);
+    sleep(REST)?;
     let first = of_sandbox(&sandboxes[0])?;
     let mut totals = vec![Row::one(name, first.pss_mib())];
     let parts = Table::new(
@@ -151,11 +151,11 @@ fn casemate(
     );
     while sandboxes.len() < options.sandboxes {
         let id = format!("idle-{}", sandboxes.len());
-        progress("sandboxes", sandboxes.len() + 1, options.sandboxes);
+        progress("sandboxes", sandboxes.len() + 1, options.sandboxes)?;
         sandboxes.push(runtime.run_detached(bundle, &id)?);
     }
     let wait = Duration::from_secs(options.seconds);
-    sleep(wait.max(REST));
+    sleep(wait.max(REST))?;
     let pids = pids_by_role(&sandboxes)?;
     let idle = idle(&pids, wait)?;
     if let [_, further @ ..] = &sandboxes[..]
@@ -199,9 +199,9 @@ fn pids_by_role(sandboxes: &[Running]) -> Result<Vec<(String, u32)>> {
 /// What processes use of one core while nothing happens, in percent: all, and by role.
 fn idle(pids: &[(String, u32)], wait: Duration) -> Result<Vec<Row>> {
     // To ask for the processes has woken them.
-    sleep(REST);
+    sleep(REST)?;
     let before = processes::used(pids)?;
-    sleep(wait);
+    sleep(wait)?;
     let after = processes::used(pids)?;
     let percent = |nanoseconds: u64| nanoseconds as f64 / wait.as_nanos() as f64 * 100.0;
     let mut rows = vec![Row::one("all", 0.0)];
@@ -218,7 +218,7 @@ fn idle(pids: &[(String, u32)], wait: Duration) -> Result<Vec<Row>> {
 /// A container of another runtime: its process, and what the runtime has running for it.
 fn other(runtime: &Runtime, bundle: &Bundle) -> Result<Row> {
     let container = runtime.run_detached(bundle, "idle")?;
-    sleep(REST);
+    sleep(REST)?;
     let mut pids = processes::naming(runtime.root())?;
     pids.insert(container.pid()?);
     let kib = pids

@@ -41,7 +41,7 @@ fn one(runtime: &Runtime, bundle: &Bundle, counts: &[usize], runs: usize) -> Res
     let mut rates = vec![Vec::new(); counts.len()];
     let mut times = vec![Vec::new(); counts.len()];
     for run in 1..=runs {
-        progress(&format!("{} at once", runtime.name()), run, runs);
+        progress(&format!("{} at once", runtime.name()), run, runs)?;
         for (index, count) in counts.iter().enumerate() {
             let begin = Instant::now();
             times[index].extend(batch(runtime, bundle, *count)?);

@@ -1,6 +1,7 @@
 //! What was measured: tables for people, JSON for programs, charts.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -63,6 +64,9 @@ impl Table {
         let Some(first) = self.rows.first() else {
             return String::new();
         };
+        if self.is_single() {
+            return self.single_text(first);
+        }
         let width = |row: &Row| row.name.chars().count();
         let widest = self.rows.iter().map(width).max().unwrap_or(0).max(24);
         let mut text = format!(
@@ -81,17 +85,46 @@ impl Table {
         text
     }
 
+    /// Whether everything in it was measured once.
+    fn is_single(&self) -> bool {
+        self.rows.iter().all(|row| row.samples.all().len() == 1)
+    }
+
+    fn single_text(&self, first: &Row) -> String {
+        let width = |row: &Row| row.name.chars().count();
+        let widest = self.rows.iter().map(width).max().unwrap_or(0).max(24);
+        let mut text = format!(
+            "{}, {}\n{:widest$} {:>10} {:>9}  (x {})\n",
+            self.title, self.unit, "", "", "ratio", first.name
+        );
+        for row in &self.rows {
+            let ratio = shown_ratio(self.ratio(row));
+            let number = shown(row.samples.median());
+            text += &format!("{:widest$} {number:>10} {ratio:>9}\n", row.name);
+        }
+        text
+    }
+
     /// For documents.
     pub fn markdown(&self) -> String {
         let Some(first) = self.rows.first() else {
             return String::new();
         };
+        let single = self.is_single();
+        let heads = ["| median | p95 | least |", "| |"][usize::from(single)];
+        let lines = ["---:|---:|---:|", "---:|"][usize::from(single)];
         let mut text = format!(
-            "| {}, {} | median | p95 | least | × {} |\n|---|---:|---:|---:|---:|\n",
+            "| {}, {} {heads} × {} |\n|---|{lines}---:|\n",
             self.title, self.unit, first.name
         );
         for row in &self.rows {
             let samples = &row.samples;
+            if single {
+                let number = shown(samples.median());
+                let ratio = shown_ratio(self.ratio(row));
+                text += &format!("| {} | {number} | {ratio} |\n", row.name);
+                continue;
+            }
             text += &format!(
                 "| {} | {} | {} | {} | {} |\n",
                 row.name,
@@ -146,6 +179,13 @@ impl Table {
     }
 }
 
+/// Prints; that nobody reads any more is an error like others.
+fn told(text: &str) -> Result<()> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context("standard output")
+}
+
 /// All of one measurement.
 #[derive(Debug, Clone)]
 pub struct Report {
@@ -158,13 +198,23 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whether the files that the options name can be written: before the long wait.
+    pub(crate) fn check(common: &Common) -> Result<()> {
+        let files = [&common.json, &common.svg].into_iter().flatten();
+        for file in files.filter(|file| file.as_path() != Path::new("-")) {
+            let opened = fs::OpenOptions::new().append(true).create(true).open(file);
+            opened.with_context(|| file.display().to_string())?;
+        }
+        Ok(())
+    }
+
     /// Prints it, and writes the files that the options name.
     pub(crate) fn show(&self, common: &Common) -> Result<()> {
         let to_output = common.json.as_deref() == Some(Path::new("-"));
         if to_output {
-            println!("{}", serde_json::to_string_pretty(&self.json())?);
+            told(&(serde_json::to_string_pretty(&self.json())? + "\n"))?;
         } else {
-            print!("{}", self.text());
+            told(&self.text())?;
         }
         if let Some(file) = common.json.as_deref().filter(|_| !to_output) {
             let text = serde_json::to_string_pretty(&self.json())? + "\n";
@@ -254,6 +304,19 @@ mod tests {
         assert!(text.ends_with("left out: crun: not installed\n"), "{text}");
         let markdown = report().tables[0].markdown();
         assert!(markdown.contains("| casemate | 0.7500 | 0.7500 | 0.7500 | 1.50 |"));
+        let once = Table::new(
+            "weight",
+            "MiB",
+            vec![Row::one("a", 2.0), Row::one("b", 3.0)],
+        );
+        assert!(
+            once.text()
+                .ends_with("b                              3.00      1.50\n")
+        );
+        assert!(
+            once.markdown()
+                .ends_with("|---|---:|---:|\n| a | 2.00 | 1.00 |\n| b | 3.00 | 1.50 |\n")
+        );
     }
 
     #[test]

@@ -115,7 +115,7 @@ fn phases(runtimes: &[Runtime], bundle: &Bundle, runs: usize) -> Result<Vec<Tabl
     let mut seconds = vec![vec![Vec::new(); runtimes.len()]; PHASES.len()];
     for run in 0..=runs {
         if run > 0 {
-            progress("create, start, delete", run, runs);
+            progress("create, start, delete", run, runs)?;
         }
         for (index, runtime) in runtimes.iter().enumerate() {
             for (phase, taken) in one(runtime, bundle)?.into_iter().enumerate() {

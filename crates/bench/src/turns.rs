@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::Samples;
 use crate::report::{Row, Table};
+use crate::{Samples, interruption};
 
 type Action<'a> = Box<dyn Fn() -> Result<Duration> + 'a>;
 
@@ -38,6 +38,7 @@ impl<'a> Contender<'a> {
     }
 
     fn measure(&self) -> Result<f64> {
+        interruption::check()?;
         let taken = (self.action)().with_context(|| self.name.clone())?;
         Ok(taken.as_secs_f64())
     }
@@ -54,7 +55,7 @@ pub fn table(title: &str, mut contenders: Vec<Contender<'_>>, runs: usize) -> Re
         contender.measure()?;
     }
     for run in 1..=runs {
-        progress(title, run, runs);
+        progress(title, run, runs)?;
         for contender in &mut contenders {
             let seconds = contender.measure()?;
             contender.seconds.push(seconds);
@@ -70,11 +71,16 @@ pub fn table(title: &str, mut contenders: Vec<Contender<'_>>, runs: usize) -> Re
 }
 
 /// Says on a terminal how far a measurement is.
-pub(crate) fn progress(what: &str, step: usize, steps: usize) {
+///
+/// # Errors
+/// When the user wants no more of it.
+pub(crate) fn progress(what: &str, step: usize, steps: usize) -> Result<()> {
+    interruption::check()?;
     if std::io::stderr().is_terminal() {
         let end = if step == steps { "\n" } else { "" };
         eprint!("\r{what}: {step} of {steps}{end}");
     }
+    Ok(())
 }
 
 #[cfg(test)]

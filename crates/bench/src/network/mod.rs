@@ -84,7 +84,7 @@ pub(crate) fn measure(subject: &Subject, options: &Network) -> Result<Report> {
         for contender in &mut contenders {
             contender.measure(&client)?;
         }
-        progress("network", run, runs);
+        progress("network", run, runs)?;
     }
     drop((guest, containers));
     Ok(Report {

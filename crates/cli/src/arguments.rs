@@ -103,6 +103,8 @@ pub enum Verb {
     Timeline(Timeline),
     /// Show what sandboxes take of the host's memory, by process and by kind
     Memory(Memory),
+    /// Measure this runtime beside others and a bare virtual machine
+    Bench(Box<casemate_bench::Options>),
     /// Register the runtime with a client
     Install(Install),
     /// Serve one sandbox

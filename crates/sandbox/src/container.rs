@@ -137,6 +137,8 @@ pub(crate) struct Container {
     /// Its init as the guest was told, for what execs inherit.
     pub(crate) process: casemate_protocol::agent::Process,
     pub(crate) created: String,
+    /// When its client was told that it is made, on the timeline's clock.
+    pub(crate) told_ns: Option<u64>,
     pub(crate) init: Process,
     pub(crate) execs: BTreeMap<Id, Process>,
     /// All its processes are frozen.

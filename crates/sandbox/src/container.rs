@@ -72,8 +72,8 @@ impl Phase {
 /// A process of a container.
 pub(crate) struct Process {
     pub(crate) phase: Phase,
-    /// Process id on the host, for clients: the stand-in's, or without one the
-    /// monitor's.
+    /// Process id on the host, for clients: the stand-in's, or for an exec without
+    /// one that of the container's.
     pub(crate) pid: u32,
     pub(crate) stand_in: Option<StandIn>,
     /// Who made it deletes it; one of the command line's is forgotten when it

@@ -358,7 +358,12 @@ impl Owner {
         exec.phase = Phase::Created;
         exec.waiting = Some(Box::new(WaitingExec { process, stdio }));
         let container = self.containers.get_mut(&key.container);
-        let execs = &mut container.ok_or(Error::NotFound)?.execs;
+        let container = container.ok_or(Error::NotFound)?;
+        if exec.stand_in.is_none() {
+            // What stands for the container stands for it as well.
+            exec.pid = container.init.pid;
+        }
+        let execs = &mut container.execs;
         execs.insert(key.exec.clone().ok_or(Error::NotFound)?, exec);
         Ok(())
     }

@@ -13,6 +13,7 @@ mod e2e;
 mod fuzz;
 mod guest;
 mod image;
+mod lab;
 mod workspace;
 
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ enum Task {
     Clients,
     /// Run the end-to-end tests against the release binary
     E2e(e2e::Options),
+    /// Boot an emulated host with KVM and prove there what this machine cannot
+    Lab(lab::Options),
     /// Feed the parsers of foreign input with random input
     Fuzz(fuzz::Options),
     /// Measure
@@ -62,6 +65,7 @@ fn run(task: Task) -> Result<()> {
         Task::Image(options) => image::run(&options),
         Task::Clients => clients::run(),
         Task::E2e(options) => e2e::run(&options),
+        Task::Lab(options) => lab::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench(options) => bench::run(&options),
     }

@@ -3,6 +3,7 @@
 
 mod alone;
 mod child;
+mod only;
 mod parent;
 mod run;
 

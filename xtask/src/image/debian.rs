@@ -95,7 +95,7 @@ impl Debian {
 }
 
 /// The name of this machine's release, such as `bookworm`.
-fn codename() -> Result<String> {
+pub(crate) fn codename() -> Result<String> {
     let path = "/etc/os-release";
     let text = fs::read_to_string(path).context(path)?;
     text.lines()
@@ -105,7 +105,7 @@ fn codename() -> Result<String> {
 }
 
 /// The machine's own list of archives: it may be a mirror that is near, or the only one reached.
-fn sources() -> Option<&'static str> {
+pub(crate) fn sources() -> Option<&'static str> {
     [
         "/etc/apt/sources.list.d/debian.sources",
         "/etc/apt/sources.list",

@@ -3,7 +3,7 @@
 
 mod applications;
 pub(crate) mod busybox;
-mod debian;
+pub(crate) mod debian;
 mod oci;
 
 use std::path::Path;

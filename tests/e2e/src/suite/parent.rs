@@ -8,7 +8,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::run::Run;
-use super::{Module, trial_name};
+use super::{Module, only, trial_name};
 use crate::runtime::{Kind, Runtime};
 use crate::scenario::Scenario;
 
@@ -27,7 +27,14 @@ pub(super) fn main(modules: Vec<Module>) -> ExitCode {
         }
     };
     end_on_signal(Arc::clone(&run));
-    let conclusion = libtest_mimic::run(&arguments, trials(&run, modules));
+    let trials = match only::wanted(trials(&run, modules)) {
+        Ok(trials) => trials,
+        Err(error) => {
+            eprintln!("{error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let conclusion = libtest_mimic::run(&arguments, trials);
     let left = run.finish();
     for line in &left {
         println!("left behind: {line}");

@@ -54,7 +54,8 @@ pub(crate) fn load(host: &Host, image: &str) -> Result<()> {
             .arg("--root")
             .arg(storage(host))
             .args(["--runroot", "/run/loading", "--tmpdir", "/run/loading/tmp"])
-            .args(["--storage-driver", "overlay", "load", "--quiet", "--input"])
+            .args(["--storage-driver", "overlay", "--events-backend", "file"])
+            .args(["load", "--quiet", "--input"])
             .arg(&archive)
             .run()?
             .ok()?;

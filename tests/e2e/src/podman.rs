@@ -143,7 +143,8 @@ impl<'h> Podman<'h> {
 }
 
 /// Podman asks for limits that only CAP_SYS_RESOURCE may set; a machine
-/// without it (a container, some CI) needs lower ones.
+/// without it (a container, some CI) needs lower ones. Where systemd runs, it would log to a
+/// journal, whose socket is not in the scenario's `/run`.
 fn containers_conf(dir: &Path) -> Result<String> {
     let limits = if has_capability(CAP_SYS_RESOURCE)? {
         ""
@@ -151,7 +152,7 @@ fn containers_conf(dir: &Path) -> Result<String> {
         "default_ulimits = [\"nofile=20000:20000\", \"nproc=32768:32768\"]\n"
     };
     Ok(format!(
-        "[containers]\n{limits}[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
+        "[containers]\nlog_driver = \"k8s-file\"\n{limits}[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
          [network]\nnetwork_backend = \"netavark\"\nnetwork_config_dir = \"{}\"\n",
         dir.join("networks").display()
     ))

@@ -25,16 +25,17 @@ pub(crate) struct Settings {
     /// Memory of the host, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 2048)]
     memory_mib: u32,
-    /// Whether each virtual processor has a thread of its own in QEMU
-    #[arg(long, value_enum, default_value_t = Threads::Multi)]
-    threads: Threads,
+    /// Whether the virtual processors have a thread together in QEMU or each its own [default:
+    /// each its own where QEMU is 8.1 or newer]
+    #[arg(long, value_enum)]
+    threads: Option<Threads>,
     /// Program that emulates the host [default: build/clients/qemu10 if it is there, else the one
     /// in PATH]
     #[arg(long, value_name = "PROGRAM")]
     qemu: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Threads {
     Single,
     Multi,
@@ -109,7 +110,12 @@ pub(super) fn start(
     };
     machine
         .args(firmware(&program))
-        .args(arguments(settings, files, port))
+        .args(arguments(
+            settings,
+            settings.threads(&program)?,
+            files,
+            port,
+        ))
         .args(adapter(&program)?)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
@@ -130,6 +136,34 @@ impl Settings {
             None => "qemu-system-x86_64".into(),
         }
     }
+
+    fn threads(&self, program: &Path) -> Result<Threads> {
+        if let Some(threads) = self.threads {
+            return Ok(threads);
+        }
+        let told = command::output(Command::new(program).arg("--version"))?;
+        Ok(safe_threads(
+            version(&told).context("QEMU tells no version")?,
+        ))
+    }
+}
+
+/// Before 8.1 a processor could go on executing the old translation of an instruction that
+/// another one had just changed. Linux changes instructions whenever the first machine of KVM
+/// comes and the last one goes, and then loops for ever over a breakpoint that is there no more.
+fn safe_threads(version: (u32, u32)) -> Threads {
+    if version >= (8, 1) {
+        Threads::Multi
+    } else {
+        Threads::Single
+    }
+}
+
+/// Major and minor of "QEMU emulator version 10.0.2 (...)".
+fn version(told: &str) -> Option<(u32, u32)> {
+    let number = told.split("version ").nth(1)?;
+    let mut parts = number.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 /// An unpacked QEMU finds its firmware nowhere by itself.
@@ -144,7 +178,7 @@ fn firmware(program: &Path) -> Vec<OsString> {
         .collect()
 }
 
-fn arguments(settings: &Settings, files: &Files<'_>, port: u16) -> Vec<OsString> {
+fn arguments(settings: &Settings, threads: Threads, files: &Files<'_>, port: u16) -> Vec<OsString> {
     let mut line: Vec<OsString> = Vec::new();
     let mut option = |name: &str, value: String| line.extend([name.into(), value.into()]);
     let disk = |path: &Path, id: &str, more: &str| {
@@ -158,7 +192,7 @@ fn arguments(settings: &Settings, files: &Files<'_>, port: u16) -> Vec<OsString>
         "-machine",
         "q35,nvdimm=on,kernel-irqchip=split,graphics=off,usb=off".into(),
     );
-    let threads = match settings.threads {
+    let threads = match threads {
         Threads::Single => "single",
         Threads::Multi => "multi",
     };
@@ -262,4 +296,18 @@ pub(super) fn detached(pid_file: &Path) -> Option<i32> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let line = String::from_utf8_lossy(&line);
     line.contains(&*pid_file.to_string_lossy()).then_some(pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_translator_has_one_thread() {
+        let old = version("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)").unwrap();
+        assert_eq!((old, safe_threads(old)), ((7, 2), Threads::Single));
+        let new = version("QEMU emulator version 10.0.2\n").unwrap();
+        assert_eq!((new, safe_threads(new)), ((10, 0), Threads::Multi));
+        assert_eq!(safe_threads((8, 0)), Threads::Single);
+    }
 }

@@ -90,6 +90,9 @@ pub(super) fn start(
     life: Life,
 ) -> Result<Child> {
     let program = settings.program();
+    let told = command::output(Command::new(&program).arg("--version"))?;
+    let version = version(&told).context("QEMU tells no version")?;
+    let threads = settings.threads.unwrap_or(safe_threads(version));
     let drive = File::create(files.drive()).context("the lab's drive")?;
     drive.set_len(u64::from(EXTRA_MIB) << 20)?;
     let log = File::create(files.folder.join("qemu.log")).context("QEMU's log")?;
@@ -108,15 +111,13 @@ pub(super) fn start(
             machine
         }
     };
+    if let Some(modules) = modules(&program) {
+        machine.env("QEMU_MODULE_DIR", modules);
+    }
     machine
         .args(firmware(&program))
-        .args(arguments(
-            settings,
-            settings.threads(&program)?,
-            files,
-            port,
-        ))
-        .args(adapter(&program)?)
+        .args(arguments(settings, threads, files, port))
+        .args(adapter(version))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
@@ -135,16 +136,6 @@ impl Settings {
             None if newest.exists() => newest,
             None => "qemu-system-x86_64".into(),
         }
-    }
-
-    fn threads(&self, program: &Path) -> Result<Threads> {
-        if let Some(threads) = self.threads {
-            return Ok(threads);
-        }
-        let told = command::output(Command::new(program).arg("--version"))?;
-        Ok(safe_threads(
-            version(&told).context("QEMU tells no version")?,
-        ))
     }
 }
 
@@ -176,6 +167,12 @@ fn firmware(program: &Path) -> Vec<OsString> {
         .filter(|folder| folder.is_dir())
         .flat_map(|folder| ["-L".into(), folder.into_os_string()])
         .collect()
+}
+
+/// Nor its modules: it would try those of the system's.
+fn modules(program: &Path) -> Option<PathBuf> {
+    let prefix = program.parent()?.parent()?;
+    Some(prefix.join("lib/x86_64-linux-gnu/qemu")).filter(|folder| folder.is_dir())
 }
 
 fn arguments(settings: &Settings, threads: Threads, files: &Files<'_>, port: u16) -> Vec<OsString> {
@@ -252,12 +249,10 @@ fn kernel_line() -> String {
     line
 }
 
-/// A network card with virtual functions, where QEMU has one (8.0 and newer).
-fn adapter(program: &Path) -> Result<Vec<OsString>> {
-    let mut ask = Command::new(program);
-    let devices = command::output(ask.args(["-device", "help"]))?;
-    if !devices.contains("\"igb\"") {
-        return Ok(Vec::new());
+/// A network card with virtual functions, where QEMU has one.
+fn adapter(version: (u32, u32)) -> Vec<OsString> {
+    if version < (8, 0) {
+        return Vec::new();
     }
     let words = [
         "-device",
@@ -267,7 +262,7 @@ fn adapter(program: &Path) -> Result<Vec<OsString>> {
         "-device",
         "igb,bus=adapter,netdev=adapter-net",
     ];
-    Ok(words.map(OsString::from).to_vec())
+    words.map(OsString::from).to_vec()
 }
 
 /// Ends a detached machine and waits until it is gone; nothing if there is none.

@@ -21,6 +21,7 @@ TEST_PACKAGES=(
     iperf3         # loads networks
     containernetworking-plugins # makes the networks of containerd's pods
     e2fsprogs      # makes disks and looks into them
+    openssh-client # the way into the lab
 )
 
 BINARY_FOLDER=/usr/local/bin

@@ -33,7 +33,7 @@ pub fn open(global: &Global, verb: &Verb) -> Result<()> {
         Verb::StandIn(_) | Verb::Devices(_) => "info",
         _ => "warn",
     };
-    let filter = EnvFilter::new(format!("warn,casemate={level}"));
+    let filter = filter(level, matches!(verb, Verb::Monitor(_)));
     // A log that cannot be written (full disk) must not end the process: the
     // subscriber would complain on standard error, which may be that log.
     let builder = tracing_subscriber::fmt()
@@ -53,6 +53,14 @@ pub fn open(global: &Global, verb: &Verb) -> Result<()> {
         (Some(path), LogFormat::Json) => builder.json().with_writer(append(path)?).init(),
     }
     Ok(())
+}
+
+/// What is worth a line. Who calls a monitor gets every failure of the connection as an error of
+/// the call, and decides; the library would say so beforehand on the user's standard error, also
+/// of a monitor that has ended because it was asked to.
+fn filter(level: &str, is_monitor: bool) -> EnvFilter {
+    let library = if is_monitor { "warn" } else { "off" };
+    EnvFilter::new(format!("warn,ttrpc={library},casemate={level}"))
 }
 
 /// Reports why a verb failed: one line on standard error, and in the log file.
@@ -118,6 +126,28 @@ mod tests {
     use anyhow::Context;
 
     use super::*;
+
+    /// What a process writes of an error of its own and of one that the library notes.
+    fn written(is_monitor: bool) -> String {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(filter("warn", is_monitor))
+            .with_ansi(false)
+            .with_writer(file.reopen().unwrap())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::error!("our own");
+            tracing::error!(target: "ttrpc::asynchronous::connection", "Broken pipe");
+        });
+        std::fs::read_to_string(file.path()).unwrap()
+    }
+
+    #[test]
+    fn a_caller_does_not_hear_of_a_hung_up_line_twice() {
+        let caller = written(false);
+        assert!(caller.contains("our own") && !caller.contains("Broken pipe"));
+        assert!(written(true).contains("Broken pipe"));
+    }
 
     #[test]
     fn no_cause_is_said_twice() {

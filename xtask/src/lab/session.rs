@@ -1,6 +1,6 @@
 //! A lab that runs: booted, spoken to, booted again when it hangs, and gone in the end.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{Flock, FlockArg};
 
 use super::channel::{self, Channel, End};
 use super::image::Image;
@@ -33,6 +34,8 @@ pub(super) struct Lab {
     machine: Option<Child>,
     channel: Channel,
     boots: u32,
+    /// Held, so that two labs do not write the same files.
+    _only: Flock<File>,
 }
 
 impl Lab {
@@ -40,6 +43,10 @@ impl Lab {
     pub(super) fn boot(settings: &Settings, life: Life) -> Result<Lab> {
         let folder = folder();
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        let only = File::create(folder.join("lock")).context("the lock of the lab")?;
+        let only = Flock::lock(only, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, errno)| errno)
+            .context("another lab of this checkout is running")?;
         ensure!(
             machine::detached(&folder.join("qemu.pid")).is_none(),
             "a lab is up already\nhint: cargo xtask lab down"
@@ -54,6 +61,7 @@ impl Lab {
             machine: None,
             channel: Channel { port: 0, key },
             boots: 0,
+            _only: only,
         };
         lab.start(life)?;
         Ok(lab)
@@ -173,14 +181,17 @@ impl Lab {
             // It may have ended by itself.
             let _ = machine.kill();
             let _ = machine.wait();
-            clear(&self.folder);
+            clear(&self.folder, &OF_A_MACHINE);
         }
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        self.end();
+        if self.machine.is_some() {
+            self.end();
+            clear(&self.folder, &["payload.ext4"]);
+        }
     }
 }
 
@@ -188,13 +199,16 @@ impl Drop for Lab {
 pub(super) fn down() -> Result<()> {
     let folder = folder();
     machine::end_detached(&folder.join("qemu.pid"))?;
-    clear(&folder);
+    clear(&folder, &OF_A_MACHINE);
+    clear(&folder, &["payload.ext4"]);
     Ok(())
 }
 
-/// Removes what a lab has beside its logs.
-fn clear(folder: &Path) {
-    for name in ["qemu.pid", "port", "monitor.sock", "nvme.raw"] {
+/// What a machine has in the folder beside its logs.
+const OF_A_MACHINE: [&str; 4] = ["qemu.pid", "port", "monitor.sock", "nvme.raw"];
+
+fn clear(folder: &Path, names: &[&str]) {
+    for name in names {
         // Not every lab has each.
         let _ = fs::remove_file(folder.join(name));
     }

@@ -423,6 +423,9 @@ pub struct Monitor {
     pub cgroup: Option<String>,
     #[arg(long)]
     pub begun_ns: u64,
+    /// When this process was made, on the same clock.
+    #[arg(long)]
+    pub spawned_ns: u64,
     /// containerd is the client, its socket is at descriptor 5
     #[arg(long, requires = "bundle")]
     pub containerd_namespace: Option<String>,

@@ -13,6 +13,8 @@ mod e2e;
 mod fuzz;
 mod guest;
 mod image;
+#[cfg(test)]
+mod waits;
 mod workspace;
 
 use std::process::ExitCode;

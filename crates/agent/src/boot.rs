@@ -32,11 +32,6 @@ const FILE_SYSTEMS: [(&str, &str, &str); 5] = [
     ),
 ];
 
-/// Twice a second the kernel would look whether memory should be compacted before
-/// anybody asks for that; an idle guest should not wake. It still is compacted when
-/// somebody asks.
-const PROACTIVE_COMPACTION: &str = "/proc/sys/vm/compaction_proactiveness";
-
 /// Moves to a root on tmpfs and mounts what the kernel offers.
 ///
 /// pivot_root(2), which every container needs, refuses to work on the initial
@@ -70,8 +65,6 @@ pub(crate) fn leave_initramfs() -> Result<()> {
         .doing(|| "move the new root to /".into())?;
     chroot(".").doing(|| "chroot to the new root".into())?;
     chdir("/").doing(|| "chdir /".into())?;
-    // A kernel that does not know it does not do it.
-    let _ = fs::write(PROACTIVE_COMPACTION, "0");
     // Only /run is written to from now on.
     let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
     mount(None::<&str>, "/", None::<&str>, read_only, None::<&str>)

@@ -16,6 +16,7 @@ mod docker;
 mod engine;
 mod exec;
 mod files;
+mod idle;
 mod insight;
 mod installation;
 mod kill_matrix;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         ("podman_life", podman_life::scenarios()),
         ("podman_build", podman_build::scenarios()),
         ("kill_matrix", kill_matrix::scenarios()),
+        ("idle", idle::scenarios()),
         ("insight", insight::scenarios()),
         ("many", many::scenarios()),
         ("network", network::scenarios()),

@@ -25,7 +25,7 @@ use crate::{Device, DeviceId, Error, Exit, Metrics, Size, TemplateFiles, Thread,
 
 /// How long QEMU may take to answer: it does so at once, but not on a host that
 /// is busy beyond measure.
-pub(super) const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
 /// A machine run by QEMU.
 pub(super) struct Machine {

@@ -101,6 +101,10 @@ pub enum Verb {
     Check,
     /// Show where the time of a container's start went
     Timeline(Timeline),
+    /// Show what sandboxes take of the host's memory, by process and by kind
+    Memory(Memory),
+    /// Measure this runtime beside others and a bare virtual machine
+    Bench(Box<casemate_bench::Options>),
     /// Register the runtime with a client
     Install(Install),
     /// Serve one sandbox
@@ -357,6 +361,16 @@ pub struct Timeline {
 }
 
 #[derive(Debug, Args)]
+pub struct Memory {
+    /// How to print
+    #[arg(short, long, default_value = "table")]
+    pub format: Format,
+    /// Id of a container whose sandbox is meant; without it, all sandboxes
+    #[arg(value_name = "ID")]
+    pub id: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub struct Install {
     /// The client
     pub client: Client,
@@ -409,6 +423,9 @@ pub struct Monitor {
     pub cgroup: Option<String>,
     #[arg(long)]
     pub begun_ns: u64,
+    /// When this process was made, on the same clock.
+    #[arg(long)]
+    pub spawned_ns: u64,
     /// containerd is the client, its socket is at descriptor 5
     #[arg(long, requires = "bundle")]
     pub containerd_namespace: Option<String>,

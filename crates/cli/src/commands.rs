@@ -1,5 +1,6 @@
 //! One file per verb.
 
+pub mod bench;
 pub mod check;
 pub mod checkpoint;
 pub mod containerd;
@@ -12,6 +13,7 @@ pub mod features;
 pub mod install;
 pub mod kill;
 pub mod list;
+pub mod memory;
 pub mod monitor;
 pub mod pause;
 pub mod ps;

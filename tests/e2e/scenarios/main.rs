@@ -16,12 +16,14 @@ mod docker;
 mod engine;
 mod exec;
 mod files;
+mod idle;
 mod insight;
 mod installation;
 mod kill_matrix;
 mod kubernetes;
 mod life_cycle;
 mod many;
+mod measured;
 mod network;
 mod podman_build;
 mod podman_life;
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
     casemate_e2e::main(vec![
         ("suite", suite::scenarios()),
         ("run", run::scenarios()),
+        ("measured", measured::scenarios()),
         ("streams", streams::scenarios()),
         ("sight", sight::scenarios()),
         ("files", files::scenarios()),
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         ("podman_life", podman_life::scenarios()),
         ("podman_build", podman_build::scenarios()),
         ("kill_matrix", kill_matrix::scenarios()),
+        ("idle", idle::scenarios()),
         ("insight", insight::scenarios()),
         ("many", many::scenarios()),
         ("network", network::scenarios()),

@@ -1,15 +1,17 @@
 //! What is true of every machine.
 
-use crate::{Scenario, ends::*, failures::*, plugging::*, running::*, walls::*};
+use crate::{
+    Named, clones::*, ends::*, failures::*, plugging::*, running::*, templates::*, walls::*,
+};
 
 macro_rules! scenarios {
-    ($($name:ident),+ $(,)?) => {
-        pub(crate) const ALL: &[(&str, Scenario)] =
+    ($list:ident: $($name:ident),+ $(,)?) => {
+        pub(crate) const $list: &[Named] =
             &[$((stringify!($name), |stage| Box::pin($name(stage)))),+];
     };
 }
 
-scenarios![
+scenarios![ALL:
     a_guest_powers_off,
     a_guest_restarts_itself,
     a_panic_is_told,
@@ -27,4 +29,21 @@ scenarios![
     a_failed_start_says_why,
     a_silent_start_has_an_end,
     a_weak_host_is_refused,
+    clones_go_on_where_the_machine_was_saved,
+    recipes_are_stable_and_tell_machines_apart,
+    a_clone_becomes_larger,
+    broken_templates_are_refused,
+    a_kill_leaves_nothing_of_a_restore,
+    a_kill_leaves_nothing_of_a_snapshot,
+];
+
+scenarios![NEWEST:
+    a_guest_powers_off,
+    the_jail_is_tight,
+    disks_come_and_go,
+    network_cards_come_and_go,
+    several_processors_run,
+    clones_go_on_where_the_machine_was_saved,
+    a_clone_becomes_larger,
+    broken_templates_are_refused,
 ];

@@ -70,6 +70,16 @@ choice! {
 }
 
 choice! {
+    /// Whether sandboxes begin as clones of a template.
+    Templates {
+        /// Where one fits; one that is missing is made.
+        Auto = "auto",
+        /// Never.
+        Off = "off",
+    }
+}
+
+choice! {
     /// How long the guest may trust what it has cached of shared files.
     CachePolicy {
         /// For a short time, and data only while a file stays unchanged.

@@ -2,6 +2,8 @@
 
 use std::{fmt, fs::File, os::fd::OwnedFd};
 
+use crate::{FileShare, Vsock};
+
 /// A device to be plugged.
 #[derive(Debug)]
 pub enum Device {
@@ -9,6 +11,11 @@ pub enum Device {
     Network(NetworkDevice),
     /// A disk.
     Block(BlockDevice),
+    /// Shared files, in the slot that a machine for templates has for them.
+    FileShare(FileShare),
+    /// Sockets between host and guest, in the slot that a machine for templates
+    /// has for them.
+    Vsock(Vsock),
 }
 
 /// A virtio network card.
@@ -45,16 +52,36 @@ impl fmt::Display for MacAddress {
 
 /// A plugged device of one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct DeviceId {
-    /// Index of the hotplug slot it sits in.
-    pub(crate) slot: u32,
-    /// Counts the plugged devices of a machine, so that an old id never means a
-    /// newer device in the same slot.
-    pub(crate) serial: u64,
+pub struct DeviceId(pub(crate) Place);
+
+/// Where a device sits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Place {
+    FileShare,
+    Vsock,
+    Slot {
+        /// Index of the hotplug slot.
+        slot: u32,
+        /// Counts the plugged devices of a machine, so that an old id never
+        /// means a newer device in the same slot.
+        serial: u64,
+    },
+}
+
+impl DeviceId {
+    /// The shared files of a machine for templates, whether it was started with
+    /// them or they were plugged.
+    pub const FILE_SHARE: Self = Self(Place::FileShare);
+    /// Its sockets.
+    pub const VSOCK: Self = Self(Place::Vsock);
 }
 
 impl fmt::Display for DeviceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "plug{}", self.serial)
+        match self.0 {
+            Place::FileShare => f.write_str("files"),
+            Place::Vsock => f.write_str("vsock"),
+            Place::Slot { serial, .. } => write!(f, "plug{serial}"),
+        }
     }
 }

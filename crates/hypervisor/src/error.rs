@@ -124,6 +124,31 @@ pub enum Error {
         problem: &'static str,
     },
 
+    /// The files of a template are not what a machine can be restored from.
+    #[error("template: {problem}")]
+    Template {
+        /// What is wrong.
+        problem: String,
+    },
+
+    /// A machine cannot be saved while it has devices that belong to one sandbox.
+    #[error("the virtual machine cannot be saved: device {id} is plugged")]
+    Plugged {
+        /// One of them.
+        id: String,
+    },
+
+    /// A machine cannot become smaller.
+    #[error("{what}: the virtual machine has {has}, which cannot become {wanted}")]
+    Shrink {
+        /// "virtual processors" or "MiB of memory".
+        what: &'static str,
+        /// What it has.
+        has: u32,
+        /// What was asked for.
+        wanted: u32,
+    },
+
     /// A test asked for this failure.
     #[error("injected failure at step {step}")]
     Injected {

@@ -8,6 +8,7 @@
 
 use std::{
     fs::File,
+    io::{self, Read, Write},
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex,
@@ -27,8 +28,8 @@ use nix::libc::SIGKILL;
 use tokio::sync::watch;
 
 use crate::{
-    BootSpec, Capabilities, Cause, Device, DeviceId, Error, Exit, Hypervisor, Metrics, Thread,
-    ThreadRole, Vm,
+    BootSpec, Capabilities, Cause, Device, DeviceId, Error, Exit, Hypervisor, Metrics, Size,
+    TemplateFiles, Thread, ThreadRole, Vm, device::Place,
 };
 
 /// A hypervisor for tests.
@@ -53,6 +54,10 @@ impl Fake {
                 tier: Tier::Emulated,
                 max_vcpus: 8,
                 max_hotplug_slots: 8,
+                grown: Size {
+                    vcpus: 8,
+                    memory_mib: 8192,
+                },
             },
             steps: Arc::new(Steps {
                 taken: AtomicU32::new(0),
@@ -121,7 +126,47 @@ impl Hypervisor for Fake {
         &self.capabilities
     }
 
+    fn recipe(&self, spec: &BootSpec) -> Result<String, Error> {
+        self.steps.take()?;
+        let BootSpec {
+            vcpus,
+            memory_mib,
+            hotplug_slots,
+            ..
+        } = spec;
+        Ok(format!("fake\n{vcpus} {memory_mib} {hotplug_slots}\n"))
+    }
+
     async fn boot(&self, spec: BootSpec) -> Result<Box<dyn Vm>, Error> {
+        self.start(spec)
+    }
+
+    async fn restore(&self, template: TemplateFiles, spec: BootSpec) -> Result<Box<dyn Vm>, Error> {
+        self.steps.take()?;
+        let TemplateFiles { mut state, memory } = template;
+        let mut words = String::new();
+        let read = state.read_to_string(&mut words);
+        read.map_err(|error| broken(format!("state: {error}")))?;
+        if words != STATE {
+            return Err(broken("state: not written by this program".to_owned()));
+        }
+        let wanted = u64::from(spec.memory_mib) << 20;
+        match memory.metadata() {
+            Ok(file) if file.len() == wanted => self.start(spec),
+            _ => Err(broken("memory: not as large as the machine's".to_owned())),
+        }
+    }
+}
+
+/// What the machines write as their state.
+const STATE: &str = "a fake machine";
+
+fn broken(problem: String) -> Error {
+    Error::Template { problem }
+}
+
+impl Fake {
+    fn start(&self, mut spec: BootSpec) -> Result<Box<dyn Vm>, Error> {
         self.steps.take()?;
         let failed = |source| Error::Spawn {
             step: "making a process".to_owned(),
@@ -142,11 +187,32 @@ impl Hypervisor for Fake {
             cause: Mutex::default(),
         });
         let (ended, exit) = watch::channel(None);
+        // A machine for templates has them in slots that can be emptied.
+        let mut plugged = Vec::new();
+        if spec.template {
+            let files = spec.file_share.take().map(Device::FileShare);
+            let vsock = spec.vsock.take().map(Device::Vsock);
+            plugged.extend(files.map(|device| (DeviceId::FILE_SHARE, device)));
+            plugged.extend(vsock.map(|device| (DeviceId::VSOCK, device)));
+        }
         let machine = FakeMachine {
             guest: Arc::clone(&guest),
             exit,
             steps: Arc::clone(&self.steps),
-            plugged: Mutex::new(vec![None; spec.hotplug_slots as usize]),
+            slots: spec.hotplug_slots,
+            template: spec.template,
+            plugged: Mutex::new(plugged),
+            size: Mutex::new(Size {
+                vcpus: spec.vcpus,
+                memory_mib: spec.memory_mib,
+            }),
+            most: match spec.template {
+                true => self.capabilities.grown,
+                false => Size {
+                    vcpus: spec.vcpus,
+                    memory_mib: spec.memory_mib,
+                },
+            },
         };
         tokio::spawn(run(child, Arc::clone(&guest), spec, ended));
         self.steps.take()?;
@@ -185,8 +251,34 @@ struct FakeMachine {
     guest: Arc<Guest>,
     exit: watch::Receiver<Option<Exit>>,
     steps: Arc<Steps>,
-    /// Serial numbers of the devices, by slot.
-    plugged: Mutex<Vec<Option<u64>>>,
+    slots: u32,
+    template: bool,
+    /// What sits where, held as a machine holds it.
+    plugged: Mutex<Vec<(DeviceId, Device)>>,
+    size: Mutex<Size>,
+    most: Size,
+}
+
+impl FakeMachine {
+    /// The first free slot that such a device may take.
+    fn free(&self, device: &Device, plugged: &[(DeviceId, Device)]) -> Option<DeviceId> {
+        let own = match device {
+            Device::FileShare(_) if self.template => Some(DeviceId::FILE_SHARE),
+            Device::Vsock(_) if self.template => Some(DeviceId::VSOCK),
+            _ => None,
+        };
+        if own.is_some() {
+            return own.filter(|id| !plugged.iter().any(|(known, _)| known == id));
+        }
+        let taken = |wanted: u32| {
+            plugged
+                .iter()
+                .any(|(id, _)| matches!(id.0, Place::Slot { slot, .. } if slot == wanted))
+        };
+        let slot = (0..self.slots).find(|slot| !taken(*slot))?;
+        let serial = self.steps.taken.load(Ordering::Relaxed).into();
+        Some(DeviceId(Place::Slot { slot, serial }))
+    }
 }
 
 impl Drop for FakeMachine {
@@ -209,28 +301,47 @@ impl Vm for FakeMachine {
             .expect("it was waited for")
     }
 
-    async fn plug(&self, _device: Device) -> Result<DeviceId, Error> {
+    async fn plug(&self, device: Device) -> Result<DeviceId, Error> {
         self.steps.take()?;
-        let serial = self.steps.taken.load(Ordering::Relaxed).into();
         let mut plugged = self.plugged.lock().expect("no test panicked here");
-        let slots = plugged.len() as u32;
-        let free = plugged.iter().position(Option::is_none);
-        let slot = free.ok_or(Error::NoFreeSlot { slots })?;
-        plugged[slot] = Some(serial);
-        let slot = slot as u32;
-        Ok(DeviceId { slot, serial })
+        let free = self.free(&device, &plugged);
+        let id = free.ok_or(Error::NoFreeSlot { slots: self.slots })?;
+        plugged.push((id.clone(), device));
+        Ok(id)
     }
 
     async fn unplug(&self, id: &DeviceId) -> Result<(), Error> {
         self.steps.take()?;
         let mut plugged = self.plugged.lock().expect("no test panicked here");
-        match plugged.get_mut(id.slot as usize) {
-            Some(slot) if *slot == Some(id.serial) => {
-                *slot = None;
-                Ok(())
-            }
-            _ => Err(Error::NoDevice { id: id.to_string() }),
+        let before = plugged.len();
+        plugged.retain(|(known, _)| known != id);
+        match plugged.len() < before {
+            true => Ok(()),
+            false => Err(Error::NoDevice { id: id.to_string() }),
         }
+    }
+
+    async fn snapshot(&self, into: &TemplateFiles) -> Result<(), Error> {
+        self.steps.take()?;
+        let plugged = self.plugged.lock().expect("no test panicked here");
+        if let Some((id, _)) = plugged.first() {
+            return Err(Error::Plugged { id: id.to_string() });
+        }
+        let size = *self.size.lock().expect("no test panicked here");
+        let written = (&into.state)
+            .write_all(STATE.as_bytes())
+            .and_then(|()| into.memory.set_len(u64::from(size.memory_mib) << 20));
+        written.map_err(|error: io::Error| broken(error.to_string()))?;
+        self.steps.take()
+    }
+
+    async fn resize(&self, vcpus: u32, memory_mib: u32) -> Result<(), Error> {
+        self.steps.take()?;
+        let mut size = self.size.lock().expect("no test panicked here");
+        let wanted = Size { vcpus, memory_mib };
+        wanted.check(*size, self.most)?;
+        *size = wanted;
+        Ok(())
     }
 
     async fn pause(&self) -> Result<(), Error> {
@@ -263,69 +374,4 @@ impl Vm for FakeMachine {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-    use crate::{ConsoleLog, Identity};
-
-    fn spec(directory: &Path) -> BootSpec {
-        BootSpec {
-            kernel: "kernel".into(),
-            initrd: "initrd".into(),
-            parameters: Vec::new(),
-            vcpus: 1,
-            memory_mib: 64,
-            hotplug_slots: 1,
-            file_share: None,
-            vsock: None,
-            console: ConsoleLog {
-                path: directory.join("console.log"),
-                limit_bytes: 4096,
-            },
-            netns: None,
-            identity: Identity { uid: 1, gid: 1 },
-        }
-    }
-
-    /// Uses every step once.
-    async fn use_machine(fake: &Fake, directory: &Path) -> Result<(), Error> {
-        let vm = fake.boot(spec(directory)).await?;
-        vm.pause().await?;
-        vm.resume().await?;
-        vm.threads()?;
-        vm.metrics()?;
-        vm.kill();
-        assert_eq!(vm.exited().await.cause, Cause::Killed);
-        Ok(())
-    }
-
-    #[tokio::test]
-    async fn every_step_fails_once() {
-        let directory = tempfile::tempdir().unwrap();
-        let sound = Fake::new();
-        use_machine(&sound, directory.path()).await.unwrap();
-        assert_eq!(sound.steps(), 6);
-        for step in 1..=sound.steps() {
-            let fake = Fake::failing_at(step);
-            let error = use_machine(&fake, directory.path()).await.unwrap_err();
-            assert_eq!(
-                error.to_string(),
-                format!("injected failure at step {step}")
-            );
-        }
-    }
-
-    #[tokio::test]
-    async fn a_guest_can_end_by_itself() {
-        let directory = tempfile::tempdir().unwrap();
-        let fake = Fake::new();
-        let vm = fake.boot(spec(directory.path())).await.unwrap();
-        let process = format!("/proc/{}", vm.pid());
-        assert!(Path::new(&process).exists());
-        fake.end_guests(&Cause::PowerOff);
-        vm.kill();
-        assert_eq!(vm.exited().await.cause, Cause::PowerOff);
-        assert!(!Path::new(&process).exists());
-    }
-}
+mod tests;

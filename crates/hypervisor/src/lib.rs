@@ -28,18 +28,20 @@ mod printable;
 mod processor;
 pub mod qemu;
 mod spec;
+mod template;
 pub mod tier;
 mod vm;
 
 use async_trait::async_trait;
 
-pub use capabilities::Capabilities;
+pub use capabilities::{Capabilities, Size};
 pub use casemate_config::Tier;
 pub use device::{BlockDevice, Device, DeviceId, MacAddress, NetworkDevice};
 pub use error::Error;
 pub use exit::{Cause, Exit};
 pub use parameter::{BadParameter, Parameter};
 pub use spec::{BootSpec, ConsoleLog, FileShare, Identity, Vsock};
+pub use template::TemplateFiles;
 pub use vm::{Metrics, Thread, ThreadRole};
 
 /// A program that can run virtual machines.
@@ -48,10 +50,30 @@ pub trait Hypervisor: Send + Sync {
     /// What it can do on this host.
     fn capabilities(&self) -> &Capabilities;
 
+    /// All that a machine of this specification consists of besides the contents
+    /// of its kernel and initrd: machines of equal recipes can share a template.
+    /// It is text of many lines, equal from call to call until the host starts
+    /// anew.
+    ///
+    /// # Errors
+    /// When the host cannot be asked.
+    fn recipe(&self, spec: &BootSpec) -> Result<String, Error>;
+
     /// Starts a machine. When this returns, the guest is already running.
     ///
     /// The program lives in the caller's cgroup and dies with the calling thread.
     async fn boot(&self, spec: BootSpec) -> Result<Box<dyn Vm>, Error>;
+
+    /// Starts a machine as it was saved. The specification has the recipe of the
+    /// one that was: only sockets, console and identity differ. Its file share
+    /// and its sockets are plugged before the guest goes on, and when this
+    /// returns it does.
+    ///
+    /// The program lives in the caller's cgroup and dies with the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::Template`] when the files are not those of such a machine.
+    async fn restore(&self, template: TemplateFiles, spec: BootSpec) -> Result<Box<dyn Vm>, Error>;
 }
 
 /// A running virtual machine. Dropping it kills the machine.
@@ -65,7 +87,7 @@ pub trait Vm: Send + Sync {
     /// may wait, before and after.
     async fn exited(&self) -> Exit;
 
-    /// Adds a device to the running machine, in a free hotplug slot.
+    /// Adds a device to the machine, in a free hotplug slot.
     async fn plug(&self, device: Device) -> Result<DeviceId, Error>;
 
     /// Takes a plugged device out; returns when the guest has let it go.
@@ -76,6 +98,14 @@ pub trait Vm: Send + Sync {
 
     /// Lets the virtual processors run again.
     async fn resume(&self) -> Result<(), Error>;
+
+    /// Stops the virtual processors for good and writes the machine into two
+    /// empty files. What was plugged must have been taken out before.
+    async fn snapshot(&self, into: &TemplateFiles) -> Result<(), Error>;
+
+    /// Adds processors and memory until the machine has these. The guest's kernel
+    /// is told; it takes them when it does.
+    async fn resize(&self, vcpus: u32, memory_mib: u32) -> Result<(), Error>;
 
     /// The program's threads, with what each of them does.
     fn threads(&self) -> Result<Vec<Thread>, Error>;

@@ -313,6 +313,7 @@ impl Prepared {
             vcpus: config.machine.vcpus,
             memory_mib: config.machine.memory_mib,
             hotplug_slots: config.machine.hotplug_slots,
+            template: false,
             file_share: Some(FileShare {
                 tag: SHARE_TAG.to_owned(),
                 socket: fs,

@@ -3,7 +3,7 @@
 
 use std::{ffi::OsString, os::fd::RawFd, path::PathBuf};
 
-use crate::Parameter;
+use crate::{DeviceId, Parameter, device::Place};
 
 /// Where the jail shows the guest kernel.
 pub(super) const KERNEL: &str = "/kernel";
@@ -14,7 +14,7 @@ pub(super) const INITRD: &str = "/initrd";
 pub(super) const QBOOT: &str = "qboot.rom";
 
 /// Entries of the queue on which file requests wait: what virtiofsd allows.
-const FILE_SHARE_QUEUE: u32 = 1024;
+pub(super) const FILE_SHARE_QUEUE: u32 = 1024;
 
 /// A machine, with everything resolved.
 pub(super) struct Plan {
@@ -22,6 +22,9 @@ pub(super) struct Plan {
     pub(super) vcpus: u32,
     pub(super) memory_mib: u32,
     pub(super) hotplug_slots: u32,
+    /// Whether file share and sockets have slots of their own, and processors and
+    /// memory may come later.
+    pub(super) template: bool,
     pub(super) firmware: Firmware,
     pub(super) parameters: Vec<Parameter>,
     pub(super) sockets: Sockets,
@@ -63,8 +66,8 @@ pub(super) fn arguments(plan: &Plan) -> Vec<OsString> {
     control(&mut line, plan.sockets.control);
     console(&mut line, plan.sockets.console);
     entropy(&mut line, plan.accelerator);
-    shared_devices(&mut line, &plan.sockets);
-    hotplug_slots(&mut line, plan.hotplug_slots);
+    hotplug_slots(&mut line, plan);
+    shared_devices(&mut line, plan);
     line.0
 }
 
@@ -150,33 +153,40 @@ fn entropy(line: &mut Line, accelerator: Accelerator) {
     }
 }
 
-fn shared_devices(line: &mut Line, sockets: &Sockets) {
-    if let Some((tag, fd)) = &sockets.file_share {
-        let tag = escaped(tag);
+fn shared_devices(line: &mut Line, plan: &Plan) {
+    // Where they can be taken out they have to be called by a name.
+    let place = |id: &DeviceId| match plan.template {
+        true => format!(",id={id},bus={}", port_name(id)),
+        false => String::new(),
+    };
+    if let Some((tag, fd)) = &plan.sockets.file_share {
+        let (tag, place) = (escaped(tag), place(&DeviceId::FILE_SHARE));
         line.option("-chardev", format!("socket,id=files,fd={fd}"));
         line.option(
             "-device",
-            format!("vhost-user-fs-pci,chardev=files,tag={tag},queue-size={FILE_SHARE_QUEUE}"),
+            format!(
+                "vhost-user-fs-pci,chardev=files,tag={tag},queue-size={FILE_SHARE_QUEUE}{place}"
+            ),
         );
     }
-    if let Some(fd) = sockets.vsock {
+    if let Some(fd) = plan.sockets.vsock {
+        let place = place(&DeviceId::VSOCK);
         line.option("-chardev", format!("socket,id=vsock,fd={fd}"));
         line.option(
             "-device",
-            "vhost-user-vsock-pci-non-transitional,chardev=vsock",
+            format!("vhost-user-vsock-pci-non-transitional,chardev=vsock{place}"),
         );
     }
 }
 
-fn hotplug_slots(line: &mut Line, count: u32) {
-    for slot in 0..count {
-        let number = slot + 1;
+fn hotplug_slots(line: &mut Line, plan: &Plan) {
+    let slots = (0..plan.hotplug_slots).map(|slot| format!("slot{slot}"));
+    let own = [VSOCK_PORT, FILES_PORT].map(str::to_owned);
+    let own = own.into_iter().filter(|_| plan.template);
+    for (number, name) in (1..).zip(own.chain(slots)) {
         line.option(
             "-device",
-            format!(
-                "pcie-root-port,id={},chassis={number},slot={number}",
-                slot_name(slot)
-            ),
+            format!("pcie-root-port,id={name},chassis={number},slot={number}"),
         );
     }
 }
@@ -212,10 +222,19 @@ pub(super) fn parameters(
 /// tenth of the start. Our own kernel knows the last two; others ignore them.
 const EMULATED: &str = " no_timer_check lapic_timer_khz=1000000 keep_initmem";
 
-/// The bus that a hotplugged device sits on.
-pub(super) fn slot_name(slot: u32) -> String {
-    format!("slot{slot}")
+/// The bus that a plugged device sits on.
+pub(super) fn port_name(id: &DeviceId) -> String {
+    match id.0 {
+        Place::FileShare => FILES_PORT.to_owned(),
+        Place::Vsock => VSOCK_PORT.to_owned(),
+        Place::Slot { slot, .. } => format!("slot{slot}"),
+    }
 }
+
+/// Where machines for templates have their file share.
+const FILES_PORT: &str = "files-port";
+/// Where they have their sockets.
+const VSOCK_PORT: &str = "vsock-port";
 
 /// A value inside an option's list: commas are doubled.
 fn escaped(value: &str) -> String {
@@ -282,6 +301,7 @@ mod tests {
             vcpus: 1,
             memory_mib: 256,
             hotplug_slots: 0,
+            template: false,
             firmware: Firmware {
                 folders: vec![Path::new(prefix).join("share/qemu")],
                 has_qboot: true,

@@ -175,3 +175,61 @@ pub(super) struct DeviceDel<'a> {
     pub(super) id: &'a str,
 }
 command!("device_del", DeviceDel<'_>);
+
+/// Makes the connection to a back end.
+#[derive(Serialize)]
+pub(super) struct ChardevAdd<'a> {
+    pub(super) id: &'a str,
+    pub(super) backend: SocketBackend<'a>,
+}
+
+impl Command for ChardevAdd<'_> {
+    const NAME: &'static str = "chardev-add";
+    /// What it says of terminals is of no interest.
+    type Answer = Done;
+}
+
+/// A connected socket, by the name of its descriptor.
+#[derive(Serialize)]
+#[serde(tag = "type", content = "data", rename_all = "lowercase")]
+pub(super) enum SocketBackend<'a> {
+    Socket { addr: Address<'a>, server: bool },
+}
+
+impl<'a> SocketBackend<'a> {
+    pub(super) fn of(descriptor: &'a str) -> Self {
+        Self::Socket {
+            addr: Address::Fd { str: descriptor },
+            server: false,
+        }
+    }
+}
+
+/// Where a socket is.
+#[derive(Serialize)]
+#[serde(tag = "type", content = "data", rename_all = "lowercase")]
+pub(super) enum Address<'a> {
+    Fd { str: &'a str },
+}
+
+/// Removes it.
+#[derive(Serialize)]
+pub(super) struct ChardevRemove<'a> {
+    pub(super) id: &'a str,
+}
+command!("chardev-remove", ChardevRemove<'_>);
+
+/// What makes a device of shared files.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct FilesProperties<'a> {
+    pub(super) chardev: &'a str,
+    pub(super) tag: &'a str,
+    pub(super) queue_size: u32,
+}
+
+/// What makes a device of sockets.
+#[derive(Serialize)]
+pub(super) struct VsockProperties<'a> {
+    pub(super) chardev: &'a str,
+}

@@ -12,7 +12,7 @@ use super::{
     process::Process,
     qmp::{Command, Failure, Qmp},
 };
-use crate::{Device, DeviceId, Error, Exit, Metrics, Thread, ThreadRole, Vm};
+use crate::{Device, DeviceId, Error, Exit, Metrics, Size, TemplateFiles, Thread, ThreadRole, Vm};
 
 /// How long QEMU may take to answer: it does so at once, but not on a host that
 /// is busy beyond measure.
@@ -23,6 +23,7 @@ pub(super) struct Machine {
     process: Process,
     qmp: Qmp,
     slots: Slots,
+    size: Size,
 }
 
 impl Machine {
@@ -31,7 +32,8 @@ impl Machine {
         process: Process,
         control: UnixStream,
         shutdowns: mpsc::Sender<String>,
-        hotplug_slots: u32,
+        slots: Slots,
+        size: Size,
     ) -> Result<Self, Error> {
         let qmp = match Qmp::connect(control, shutdowns).await {
             Ok(qmp) => qmp,
@@ -46,7 +48,8 @@ impl Machine {
         let machine = Self {
             process,
             qmp,
-            slots: Slots::new(hotplug_slots),
+            slots,
+            size,
         };
         machine.execute(&Negotiate {}).await?;
         Ok(machine)
@@ -136,6 +139,16 @@ impl Vm for Machine {
 
     async fn resume(&self) -> Result<(), Error> {
         self.execute(&Continue {}).await.map(drop)
+    }
+
+    async fn snapshot(&self, _into: &TemplateFiles) -> Result<(), Error> {
+        let problem = "QEMU's machines are not saved yet".to_owned();
+        Err(Error::Template { problem })
+    }
+
+    async fn resize(&self, vcpus: u32, memory_mib: u32) -> Result<(), Error> {
+        let to = Size { vcpus, memory_mib };
+        to.check(self.size, self.size)
     }
 
     fn threads(&self) -> Result<Vec<Thread>, Error> {

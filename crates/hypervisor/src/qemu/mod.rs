@@ -28,10 +28,11 @@ use self::{
     command_line::{Accelerator, INITRD, KERNEL, Plan, Sockets},
     installation::Installation,
     machine::Machine,
+    plug::Slots,
     process::{Process, spawning},
 };
 use crate::{
-    BootSpec, Capabilities, Error, Hypervisor, Vm, console, facts,
+    BootSpec, Capabilities, Error, Hypervisor, Size, TemplateFiles, Vm, console, facts,
     jail::{Bind, BindKind, Descriptors, Jail},
     kernel_image::{check_initrd, check_kernel},
     tier::{self, Access, KVM_DEVICE},
@@ -111,6 +112,7 @@ impl Qemu {
             vcpus: spec.vcpus,
             memory_mib: spec.memory_mib,
             hotplug_slots: spec.hotplug_slots,
+            template: spec.template,
             firmware: self.installation.firmware(),
             parameters,
             sockets,
@@ -156,6 +158,30 @@ impl Hypervisor for Qemu {
         &self.capabilities
     }
 
+    fn recipe(&self, spec: &BootSpec) -> Result<String, Error> {
+        let sockets = Sockets {
+            control: 0,
+            console: 0,
+            file_share: None,
+            vsock: None,
+        };
+        let arguments = command_line::arguments(&self.plan(spec, sockets));
+        let lines: Vec<_> = arguments
+            .iter()
+            .map(|word| word.to_string_lossy())
+            .collect();
+        Ok(lines.join("\n"))
+    }
+
+    async fn restore(
+        &self,
+        _template: TemplateFiles,
+        _spec: BootSpec,
+    ) -> Result<Box<dyn Vm>, Error> {
+        let problem = "QEMU's machines are not restored yet".to_owned();
+        Err(Error::Template { problem })
+    }
+
     async fn boot(&self, mut spec: BootSpec) -> Result<Box<dyn Vm>, Error> {
         self.check(&spec)?;
         let (console, console_socket) = console::open(&spec.console)?;
@@ -163,6 +189,7 @@ impl Hypervisor for Qemu {
         let (output, words) =
             pipe2(OFlag::O_CLOEXEC).map_err(|errno| spawning("making a pipe")(errno.into()))?;
         let mut descriptors = Descriptors::default();
+        let (files, vsock) = (spec.file_share.is_some(), spec.vsock.is_some());
         let sockets = Sockets {
             control: descriptors.push(control_socket.into()),
             console: descriptors.push(console_socket),
@@ -186,11 +213,19 @@ impl Hypervisor for Qemu {
             identity: spec.identity,
             supplementary_group: self.supplementary_group(),
         };
+        let slots = match spec.template {
+            true => Slots::of_template(spec.hotplug_slots, files, vsock),
+            false => Slots::new(spec.hotplug_slots),
+        };
+        let size = Size {
+            vcpus: spec.vcpus,
+            memory_mib: spec.memory_mib,
+        };
         // More reasons than one are not expected.
         let (told, shutdowns) = mpsc::channel(4);
         let machine = timeout(self.start_limit, async {
             let process = Process::start(jail, output, console, shutdowns).await?;
-            Machine::connect(process, control, told, spec.hotplug_slots).await
+            Machine::connect(process, control, told, slots, size).await
         });
         match machine.await {
             Ok(machine) => Ok(Box::new(machine?)),

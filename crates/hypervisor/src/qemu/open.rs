@@ -7,7 +7,7 @@ use casemate_config::{Accelerator as Choice, Tier};
 use super::{
     Qemu, Settings, Version, command_line::Accelerator, installation::Installation, version::OLDEST,
 };
-use crate::{Capabilities, Error, facts::Facts};
+use crate::{Capabilities, Error, Size, facts::Facts};
 
 /// Most virtual processors of a q35 machine without an interrupt remapper.
 const MAX_VCPUS: u32 = 255;
@@ -52,6 +52,10 @@ impl Qemu {
                 tier,
                 max_vcpus: MAX_VCPUS,
                 max_hotplug_slots: MAX_HOTPLUG_SLOTS,
+                grown: Size {
+                    vcpus: 1,
+                    memory_mib: 1,
+                },
             },
             accelerator: match tier {
                 Tier::Emulated => Accelerator::Emulation {

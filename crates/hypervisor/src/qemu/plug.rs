@@ -1,6 +1,8 @@
 //! Devices that come and go while the machine runs, each in a PCI Express root
 //! port of its own.
 
+mod shared;
+
 use std::{
     fs::File,
     os::{
@@ -17,16 +19,16 @@ use tokio::{
 };
 
 use super::{
-    command_line::slot_name,
+    command_line::port_name,
     commands::{
-        AddFd, BlockDriver, BlockdevAdd, BlockdevDel, CardProperties, CloseFd, DeviceAdd,
-        DeviceDel, Discard, DiskProperties, FileDriver, FileNode, GetFd, NetdevAdd, NetdevDel,
-        RemoveFd,
+        AddFd, BlockDriver, BlockdevAdd, BlockdevDel, CardProperties, ChardevRemove, CloseFd,
+        DeviceAdd, DeviceDel, Discard, DiskProperties, FileDriver, FileNode, GetFd, NetdevAdd,
+        NetdevDel, RemoveFd,
     },
     machine::COMMAND_LIMIT,
     qmp::{Command, Event, Failure, Qmp},
 };
-use crate::{BlockDevice, Device, DeviceId, Error, NetworkDevice};
+use crate::{BlockDevice, Device, DeviceId, Error, NetworkDevice, device::Place};
 
 /// How long a guest may take to let a device go: the driver has to stop, and
 /// Linux waits some seconds where a button could be pressed a second time.
@@ -40,19 +42,33 @@ const ASK_AGAIN: Duration = Duration::from_secs(3);
 pub(super) struct Slots(Mutex<State>);
 
 struct State {
+    /// With the ids of the devices that sit in them.
     slots: Vec<Option<Plugged>>,
+    /// The slots that machines for templates have of their own.
+    own: Option<Own>,
     next_serial: u64,
 }
 
+/// Slots for what every sandbox has.
+#[derive(Default)]
+struct Own {
+    file_share: Option<Plugged>,
+    vsock: Option<Plugged>,
+}
+
 struct Plugged {
-    serial: u64,
+    id: DeviceId,
     back_end: BackEnd,
 }
 
 /// What QEMU holds for a device besides the device.
 enum BackEnd {
     Network,
-    Block { descriptors: u64 },
+    Block {
+        descriptors: u64,
+    },
+    /// A socket to another process.
+    Socket,
 }
 
 /// Why a device was not plugged or unplugged.
@@ -73,38 +89,49 @@ impl Slots {
     pub(super) fn new(count: u32) -> Self {
         Self(Mutex::new(State {
             slots: (0..count).map(|_| None).collect(),
+            own: None,
             next_serial: 0,
         }))
     }
 
+    /// Those of a machine for templates, which was started with these devices.
+    pub(super) fn of_template(count: u32, file_share: bool, vsock: bool) -> Self {
+        let mut slots = Self::new(count);
+        let plugged = |there: bool, id| {
+            there.then_some(Plugged {
+                id,
+                back_end: BackEnd::Socket,
+            })
+        };
+        slots.0.get_mut().own = Some(Own {
+            file_share: plugged(file_share, DeviceId::FILE_SHARE),
+            vsock: plugged(vsock, DeviceId::VSOCK),
+        });
+        slots
+    }
+
     pub(super) async fn plug(&self, qmp: &Qmp, device: Device) -> Result<DeviceId> {
         let mut state = self.0.lock().await;
-        let slots = state.slots.len() as u32;
-        let free = state.slots.iter().position(Option::is_none);
-        let slot = free.ok_or(Error::NoFreeSlot { slots })?;
-        let id = DeviceId {
-            slot: slot as u32,
-            serial: state.next_serial,
-        };
-        state.next_serial += 1;
+        let id = state.free(&device)?;
         let back_end = match device {
             Device::Network(card) => plug_network(qmp, &id, card).await?,
             Device::Block(disk) => plug_block(qmp, &id, disk).await?,
+            Device::FileShare(share) => shared::plug_files(qmp, &id, share).await?,
+            Device::Vsock(vsock) => shared::plug_vsock(qmp, &id, vsock).await?,
         };
-        state.slots[slot] = Some(Plugged {
-            serial: id.serial,
-            back_end,
-        });
+        if let Some(slot) = state.slot(&id) {
+            *slot = Some(Plugged {
+                id: id.clone(),
+                back_end,
+            });
+        }
         Ok(id)
     }
 
     pub(super) async fn unplug(&self, qmp: &Qmp, id: &DeviceId) -> Result<()> {
         let mut state = self.0.lock().await;
-        let slot = state.slots.get_mut(id.slot as usize);
-        let slot = slot.filter(|slot| {
-            slot.as_ref()
-                .is_some_and(|device| device.serial == id.serial)
-        });
+        let slot = state.slot(id);
+        let slot = slot.filter(|slot| slot.as_ref().is_some_and(|device| device.id == *id));
         let Some(slot) = slot else {
             return Err(Error::NoDevice { id: id.to_string() }.into());
         };
@@ -114,6 +141,46 @@ impl Slots {
             remove_back_end(qmp, id, &device.back_end).await?;
         }
         Ok(())
+    }
+
+    /// A device that is plugged, if there is one.
+    pub(super) async fn any(&self) -> Option<DeviceId> {
+        let state = self.0.lock().await;
+        let own = state.own.as_ref();
+        let own = own.map(|own| [&own.file_share, &own.vsock]);
+        let mut all = state.slots.iter().chain(own.into_iter().flatten());
+        all.find_map(|slot| slot.as_ref().map(|device| device.id.clone()))
+    }
+}
+
+impl State {
+    /// The id of a device that is to be plugged.
+    fn free(&mut self, device: &Device) -> std::result::Result<DeviceId, Error> {
+        let own = self.own.as_ref().and_then(|own| match device {
+            Device::FileShare(_) => Some((DeviceId::FILE_SHARE, &own.file_share)),
+            Device::Vsock(_) => Some((DeviceId::VSOCK, &own.vsock)),
+            Device::Network(_) | Device::Block(_) => None,
+        });
+        if let Some((id, slot)) = own {
+            return match slot {
+                None => Ok(id),
+                Some(_) => Err(Error::NoFreeSlot { slots: 1 }),
+            };
+        }
+        let slots = self.slots.len() as u32;
+        let free = self.slots.iter().position(Option::is_none);
+        let slot = free.ok_or(Error::NoFreeSlot { slots })? as u32;
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        Ok(DeviceId(Place::Slot { slot, serial }))
+    }
+
+    fn slot(&mut self, id: &DeviceId) -> Option<&mut Option<Plugged>> {
+        match id.0 {
+            Place::FileShare => self.own.as_mut().map(|own| &mut own.file_share),
+            Place::Vsock => self.own.as_mut().map(|own| &mut own.vsock),
+            Place::Slot { slot, .. } => self.slots.get_mut(slot as usize),
+        }
     }
 }
 
@@ -138,7 +205,7 @@ async fn plug_network(qmp: &Qmp, id: &DeviceId, card: NetworkDevice) -> Result<B
     let device = DeviceAdd {
         driver: "virtio-net-pci-non-transitional",
         id: &name,
-        bus: slot_name(id.slot),
+        bus: port_name(id),
         properties: CardProperties {
             netdev: &name,
             mac: card.mac.to_string(),
@@ -190,7 +257,7 @@ async fn plug_block(qmp: &Qmp, id: &DeviceId, disk: BlockDevice) -> Result<BackE
     let device = DeviceAdd {
         driver: "virtio-blk-pci-non-transitional",
         id: &name,
-        bus: slot_name(id.slot),
+        bus: port_name(id),
         properties: DiskProperties {
             drive: &name,
             serial: &disk.serial,
@@ -283,6 +350,7 @@ async fn remove_back_end(qmp: &Qmp, id: &DeviceId, back_end: &BackEnd) -> Result
     let name = id.to_string();
     match back_end {
         BackEnd::Network => execute(qmp, &NetdevDel { id: &name }).await,
+        BackEnd::Socket => execute(qmp, &ChardevRemove { id: &name }).await,
         BackEnd::Block { descriptors } => {
             execute(qmp, &BlockdevDel { node_name: &name }).await?;
             let descriptors = *descriptors;

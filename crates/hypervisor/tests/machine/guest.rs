@@ -82,6 +82,7 @@ impl Stage {
             vcpus: 1,
             memory_mib: 256,
             hotplug_slots: 0,
+            template: false,
             file_share: None,
             vsock: None,
             console: ConsoleLog {

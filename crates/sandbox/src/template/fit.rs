@@ -8,6 +8,10 @@
 //!
 //! So is the host's boot: what a guest has learned of the processor and its
 //! counter holds until the host starts anew, perhaps with another one.
+//!
+//! The [`Ground`] is the part of it that can be looked at again without knowing
+//! for which machine the template was made: when it has changed, no machine can
+//! begin from the template any more.
 
 use std::{
     fmt,
@@ -40,6 +44,11 @@ pub struct Key(String);
 pub struct BadKey(String);
 
 impl Key {
+    /// Of the template that fits what `text` says.
+    pub(super) fn of(text: &str) -> Self {
+        Self(hex(&Sha256::digest(text))[..DIGITS].to_owned())
+    }
+
     /// As text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -71,9 +80,70 @@ impl fmt::Display for Key {
     }
 }
 
+/// What a template stands on, beside its machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Ground {
+    /// Release of the program.
+    pub casemate: String,
+    /// First and last version of the agent's protocol that it speaks.
+    pub protocol: (u32, u32),
+    /// Which boot of the host.
+    pub boot: String,
+    /// The guest's kernel.
+    pub kernel: Source,
+    /// Its initrd.
+    pub initrd: Source,
+}
+
+/// A file that a guest has begun from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Source {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Which file that is.
+    pub file: Identity,
+}
+
+impl Source {
+    fn at(path: &Path) -> Result<Self, Error> {
+        let file = fs::metadata(path).map_err(failed(path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file: Identity::from(&file),
+        })
+    }
+}
+
+impl Ground {
+    /// That of a machine with this kernel and initrd that begins now.
+    ///
+    /// # Errors
+    /// When one of the files cannot be looked at.
+    pub fn now(kernel: &Path, initrd: &Path) -> Result<Self, Error> {
+        let boot_path = Path::new("/proc/sys/kernel/random/boot_id");
+        let boot = fs::read_to_string(boot_path).map_err(failed(boot_path))?;
+        Ok(Self {
+            casemate: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: (*VERSIONS.start(), *VERSIONS.end()),
+            boot: boot.trim().to_owned(),
+            kernel: Source::at(kernel)?,
+            initrd: Source::at(initrd)?,
+        })
+    }
+
+    /// Whether it is as it was.
+    pub fn holds(&self) -> bool {
+        let now = Self::now(&self.kernel.path, &self.initrd.path);
+        now.is_ok_and(|now| now == *self)
+    }
+}
+
 /// What a machine begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fit {
+    ground: Ground,
     text: String,
     key: Key,
 }
@@ -84,28 +154,32 @@ impl Fit {
     /// # Errors
     /// When one of the files cannot be looked at.
     pub fn of(recipe: &str, guest: &Guest) -> Result<Self, Error> {
-        let boot_path = Path::new("/proc/sys/kernel/random/boot_id");
-        let boot = fs::read_to_string(boot_path).map_err(failed(boot_path))?;
-        let [kernel, initrd] = [&guest.kernel, &guest.initrd].map(|path| {
-            let file = fs::metadata(path).map_err(failed(path));
-            file.map(|file| Identity::from(&file))
-        });
-        Ok(Self::from_text(format!(
-            "template {FORMAT}\ncasemate {version}\nagent protocol {first} to {last}\n\
-             host boot {boot}\nkernel {kernel}\ninitrd {initrd}\n{recipe}",
-            version = env!("CARGO_PKG_VERSION"),
-            first = VERSIONS.start(),
-            last = VERSIONS.end(),
-            boot = boot.trim(),
-            kernel = kernel?,
-            initrd = initrd?,
-        )))
+        let ground = Ground::now(&guest.kernel, &guest.initrd)?;
+        Ok(Self::new(ground, recipe))
     }
 
-    pub(super) fn from_text(text: String) -> Self {
-        let digits = hex(&Sha256::digest(&text));
-        let key = Key(digits[..DIGITS].to_owned());
-        Self { text, key }
+    pub(super) fn new(ground: Ground, recipe: &str) -> Self {
+        let source = |source: &Source| format!("{} {}", source.file, source.path.display());
+        let text = format!(
+            "template {FORMAT}\ncasemate {casemate}\nagent protocol {first} to {last}\n\
+             host boot {boot}\nkernel {kernel}\ninitrd {initrd}\n{recipe}",
+            casemate = ground.casemate,
+            first = ground.protocol.0,
+            last = ground.protocol.1,
+            boot = ground.boot,
+            kernel = source(&ground.kernel),
+            initrd = source(&ground.initrd),
+        );
+        Self {
+            key: Key::of(&text),
+            ground,
+            text,
+        }
+    }
+
+    /// What it stands on.
+    pub fn ground(&self) -> &Ground {
+        &self.ground
     }
 
     /// The name of the template that fits.
@@ -183,6 +257,15 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
+impl Ground {
+    /// One that holds.
+    pub(in crate::template) fn fake() -> Self {
+        let ourselves = Path::new("/proc/self/exe");
+        Self::now(ourselves, ourselves).unwrap()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -195,6 +278,23 @@ mod tests {
             initrd,
             ..Guest::default()
         }
+    }
+
+    #[test]
+    fn the_ground_holds_until_a_file_is_another_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let guest = guest(folder.path());
+        let ground = Ground::now(&guest.kernel, &guest.initrd).unwrap();
+        assert!(ground.holds());
+        let other_boot = Ground {
+            boot: "of last week".to_owned(),
+            ..ground.clone()
+        };
+        assert!(!other_boot.holds());
+        fs::write(&guest.kernel, "newer").unwrap();
+        assert!(!ground.holds());
+        fs::remove_file(&guest.kernel).unwrap();
+        assert!(!ground.holds());
     }
 
     #[test]
@@ -216,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_key_is_not_a_path() {
-        let key = Fit::from_text("text".to_owned()).key;
+        let key = Key::of("text");
         assert_eq!(key.as_str().parse(), Ok(key.clone()));
         for text in ["", "..", "0123456789abcde", "0123456789abcdeg", "0123456789ABCDEF", "0123456789abcde/"] {
             assert!(text.parse::<Key>().is_err(), "{text}");

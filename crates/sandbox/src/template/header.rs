@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::fit::{FORMAT, Fit, Identity, Key, hex};
+use super::fit::{FORMAT, Ground, Identity, Key, hex};
 
 /// More than any header has.
 pub(super) const MAX_BYTES: u64 = 256 << 10;
@@ -18,6 +18,8 @@ pub struct Header {
     pub key: Key,
     /// What it fits; the key is the digest of this.
     pub fits: String,
+    /// What that stands on.
+    pub ground: Ground,
     /// Virtual processors of its machine.
     pub vcpus: u32,
     /// Memory of its machine.
@@ -93,22 +95,21 @@ impl Header {
             return Err(Bad::Version(version));
         }
         let header: Self = serde_json::from_str(json).map_err(|_| Bad::Damaged)?;
-        let fit = Fit::from_text(header.fits.clone());
-        if header.key != *key || fit.key() != key {
+        if header.key != *key || Key::of(&header.fits) != *key {
             return Err(Bad::Other);
         }
         Ok(header)
-    }
-
-    /// Bytes that the template takes, holes left out.
-    pub fn bytes(&self) -> u64 {
-        self.state.bytes + self.memory.bytes
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::template::fit::Fit;
+
+    fn fit(recipe: &str) -> Fit {
+        Fit::new(Ground::fake(), recipe)
+    }
 
     pub(in crate::template) fn header(fit: &Fit) -> Header {
         let file = std::fs::metadata("/proc/self/exe").unwrap();
@@ -121,6 +122,7 @@ pub(super) mod tests {
             version: FORMAT,
             key: fit.key().clone(),
             fits: fit.text().to_owned(),
+            ground: fit.ground().clone(),
             vcpus: 1,
             memory_mib: 256,
             created_s: 1,
@@ -140,7 +142,7 @@ pub(super) mod tests {
 
     #[test]
     fn only_a_whole_header_of_this_version_is_one() {
-        let fit = Fit::from_text("machine".to_owned());
+        let fit = fit("machine");
         let header = header(&fit);
         let bytes = header.to_bytes();
         assert_eq!(Header::from_bytes(&bytes, fit.key()), Ok(header.clone()));
@@ -153,7 +155,7 @@ pub(super) mod tests {
             bytes[at] ^= 1;
             assert!(Header::from_bytes(&bytes, fit.key()).is_err(), "{at}");
         }
-        let other = Fit::from_text("another".to_owned());
+        let other = fit("another");
         let found = Header::from_bytes(&bytes, other.key());
         assert_eq!(found, Err(Bad::Other));
         let lies = Header {
@@ -166,7 +168,7 @@ pub(super) mod tests {
 
     #[test]
     fn one_of_another_version_is_named_as_such() {
-        let key = Fit::from_text("machine".to_owned()).key().clone();
+        let key = fit("machine").key().clone();
         let newer = sealed(r#"{"version": 7, "colour": "red"}"#);
         assert_eq!(Header::from_bytes(&newer, &key), Err(Bad::Version(7)));
         let none = sealed("{}");

@@ -20,6 +20,7 @@ use std::{
     time::SystemTime,
 };
 
+use casemate_hypervisor::TemplateFiles;
 use nix::{
     libc,
     sys::{
@@ -63,10 +64,8 @@ pub struct Store {
 pub struct Found {
     /// What it says of itself.
     pub header: Header,
-    /// The state of its devices.
-    pub state: File,
-    /// The guest's memory.
-    pub memory: File,
+    /// What a machine is restored from.
+    pub files: TemplateFiles,
 }
 
 /// What the store has under a key.
@@ -78,6 +77,8 @@ pub struct Listed {
     pub header: Result<Header, Unfit>,
     /// When it was used last, or made.
     pub used: SystemTime,
+    /// What it takes of memory or disk, in bytes.
+    pub bytes: u64,
 }
 
 /// Why a template cannot be used.
@@ -227,7 +228,13 @@ impl Store {
                 unchanged(&folder, MEMORY, &header.memory)?;
                 Ok(header)
             });
-            list.push(Listed { key, header, used });
+            let bytes = bytes_of(&folder);
+            list.push(Listed {
+                key,
+                header,
+                used,
+                bytes,
+            });
         }
         list.sort_by_key(|template| std::cmp::Reverse(template.used));
         Ok(list)
@@ -314,6 +321,14 @@ impl Store {
     }
 }
 
+/// What its files take; nothing of a folder that has just gone.
+fn bytes_of(folder: &Path) -> u64 {
+    const BLOCK: u64 = 512;
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = entries.filter_map(|entry| entry.metadata().ok());
+    files.map(|file| file.blocks() * BLOCK).sum()
+}
+
 fn of(name: &'static str) -> impl FnOnce(io::Error) -> Unfit {
     move |source| Unfit::Io { name, source }
 }
@@ -332,11 +347,8 @@ fn open(folder: &Path, fit: &Fit) -> Result<Option<Found>, Unfit> {
         return Err(Unfit::File(STATE));
     }
     let memory = unchanged(folder, MEMORY, &header.memory)?;
-    Ok(Some(Found {
-        header,
-        state,
-        memory,
-    }))
+    let files = TemplateFiles { state, memory };
+    Ok(Some(Found { header, files }))
 }
 
 fn read_header(folder: &Path, key: &Key) -> Result<Header, Unfit> {

@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use casemate_hypervisor::TemplateFiles;
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -96,21 +97,25 @@ impl Workplace {
     ///
     /// # Errors
     /// A full disk.
-    pub fn files(&self) -> Result<[File; 2], Error> {
+    pub fn files(&self) -> Result<TemplateFiles, Error> {
         let make = |name: &str| {
             let path = self.path.join(name);
             let mut options = File::options();
             let options = options.read(true).write(true).create_new(true).mode(0o400);
             options.open(&path).map_err(failed(&path))
         };
-        Ok([make(STATE)?, make(MEMORY)?])
+        Ok(TemplateFiles {
+            state: make(STATE)?,
+            memory: make(MEMORY)?,
+        })
     }
 
     /// What the two files hold, which are not written to any more.
     ///
     /// # Errors
     /// When they cannot be read or kept.
-    pub fn parts(&self, [state, memory]: &[File; 2]) -> Result<[Part; 2], Error> {
+    pub fn parts(&self, files: &TemplateFiles) -> Result<[Part; 2], Error> {
+        let TemplateFiles { state, memory } = files;
         let look = || -> io::Result<[Part; 2]> {
             state.sync_all()?;
             memory.sync_all()?;

@@ -401,7 +401,13 @@ impl Booted {
             sandbox_id: self.prepared.options.id.to_string(),
             hostname: self.prepared.options.hostname.clone(),
             realtime_ns: now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64,
-            entropy: entropy(),
+            entropy: entropy(64),
+            machine_id: entropy(16)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
+            vcpus: self.prepared.options.config.machine.vcpus,
+            memory_mib: self.prepared.options.config.machine.memory_mib,
             mounts: vec![message::Mount {
                 destination: paths::SHARE.to_owned(),
                 fstype: "virtiofs".to_owned(),
@@ -430,10 +436,10 @@ pub(crate) async fn end_of(vm: &dyn Vm, devices: &DeviceProcess) -> String {
     }
 }
 
-/// Random bytes for the guest's pool: it has just been born and knows nothing.
-fn entropy() -> Vec<u8> {
+/// Random bytes for the guest: it has just been born and knows nothing.
+fn entropy(count: usize) -> Vec<u8> {
     use std::io::Read;
-    let mut bytes = vec![0; 64];
+    let mut bytes = vec![0; count];
     match File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)) {
         Ok(()) => bytes,
         // The guest has a virtio-rng device as well.

@@ -63,6 +63,8 @@ fn main() -> ExitCode {
         Verb::Features => commands::features::run(),
         Verb::Check => commands::check::run(&global),
         Verb::Timeline(arguments) => commands::timeline::run(&global, &arguments),
+        Verb::Template(arguments) => commands::template::run(&global, &arguments.verb),
+        Verb::TemplateMaker => commands::template_maker::run(),
         Verb::Install(arguments) => commands::install::run(&arguments),
         Verb::Monitor(arguments) => commands::monitor::run(arguments),
         Verb::StandIn(arguments) => commands::stand_in::run(&arguments),

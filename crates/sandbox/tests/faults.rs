@@ -156,6 +156,7 @@ async fn live(house: House<'_>, hypervisor: Rc<Fake>, agent: Arc<FakeAgent>) -> 
         config,
         client: Client::CommandLine,
         pod: None,
+        templates: None,
     };
     let opened = casemate_sandbox::open(options, hypervisor, Timeline::default());
     let (handle, owner) = opened.expect("the sandbox opens");

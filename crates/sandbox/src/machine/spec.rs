@@ -47,14 +47,6 @@ pub(crate) fn boot_spec(
     })
 }
 
-/// The size that a sandbox's machine has in the end.
-pub(crate) fn size(config: &Config) -> Size {
-    Size {
-        vcpus: config.machine.vcpus,
-        memory_mib: config.machine.memory_mib,
-    }
-}
-
 /// The context id of this process's guest.
 pub(crate) fn guest_cid() -> u64 {
     CID_BASE + u64::from(std::process::id())

@@ -36,8 +36,7 @@ pub(crate) fn spawn_boot(
         let prepared = Prepared::new(options)?;
         timeline.until_now("host", "prepare the sandbox", begin);
         let booted = prepared.boot(hypervisor.as_ref(), &mut timeline).await?;
-        let ready = booted.greet(&mut timeline).await?;
-        Ok((ready, timeline))
+        Ok((booted.settle()?, timeline))
     };
     spawn_local(async move {
         let result = boot.await;

@@ -40,7 +40,9 @@ pub struct Key(String);
 
 /// Not a key.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not the key of a template: 16 hexadecimal digits, as `casemate template list` shows them")]
+#[error(
+    "{0:?} is not the key of a template: 16 hexadecimal digits, as `casemate template list` shows them"
+)]
 pub struct BadKey(String);
 
 impl Key {
@@ -311,14 +313,24 @@ mod tests {
         assert_ne!(key("q35"), first);
         fs::remove_file(&guest.initrd).unwrap();
         let error = Fit::of("q35", &guest).unwrap_err().to_string();
-        assert!(error.ends_with("initrd: No such file or directory (os error 2)"), "{error}");
+        assert!(
+            error.ends_with("initrd: No such file or directory (os error 2)"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_key_is_not_a_path() {
         let key = Key::of("text");
         assert_eq!(key.as_str().parse(), Ok(key.clone()));
-        for text in ["", "..", "0123456789abcde", "0123456789abcdeg", "0123456789ABCDEF", "0123456789abcde/"] {
+        for text in [
+            "",
+            "..",
+            "0123456789abcde",
+            "0123456789abcdeg",
+            "0123456789ABCDEF",
+            "0123456789abcde/",
+        ] {
             assert!(text.parse::<Key>().is_err(), "{text}");
         }
     }

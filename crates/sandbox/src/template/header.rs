@@ -173,6 +173,9 @@ pub(super) mod tests {
         assert_eq!(Header::from_bytes(&newer, &key), Err(Bad::Version(7)));
         let none = sealed("{}");
         assert_eq!(Header::from_bytes(&none, &key), Err(Bad::Damaged));
-        assert_eq!(Bad::Version(7).to_string(), "its header has version 7, and this casemate knows 1");
+        assert_eq!(
+            Bad::Version(7).to_string(),
+            "its header has version 7, and this casemate knows 1"
+        );
     }
 }

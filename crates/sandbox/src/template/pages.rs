@@ -39,7 +39,9 @@ pub(super) fn contents(image: &File) -> io::Result<Contents> {
         // Extents need not begin where pages do.
         let mut offset = begin - begin % PAGE as u64;
         while offset < end {
-            let wanted = (end - offset).next_multiple_of(PAGE as u64).min(CHUNK as u64);
+            let wanted = (end - offset)
+                .next_multiple_of(PAGE as u64)
+                .min(CHUNK as u64);
             let wanted = wanted.min(size - offset) as usize;
             image.read_exact_at(&mut chunk[..wanted], offset)?;
             for (number, page) in (0..).zip(chunk[..wanted].chunks(PAGE)) {
@@ -88,7 +90,13 @@ mod tests {
         const SIZE: u64 = 4 << 20;
         let first = contents(&image(SIZE, &[(5000, 1), (3 << 20, 2)])).unwrap();
         assert_eq!(first.bytes, 2 * PAGE as u64);
-        let zeros = [(0, 0), (5000, 1), (1 << 20, 0), (3 << 20, 2), (SIZE - 10, 0)];
+        let zeros = [
+            (0, 0),
+            (5000, 1),
+            (1 << 20, 0),
+            (3 << 20, 2),
+            (SIZE - 10, 0),
+        ];
         assert_eq!(contents(&image(SIZE, &zeros)).unwrap(), first);
         for other in [
             image(SIZE, &[(5001, 1), (3 << 20, 2)]),

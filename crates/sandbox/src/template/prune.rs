@@ -70,11 +70,7 @@ impl Store {
 }
 
 /// Those of `list` that go. It begins with the one that was used last.
-fn to_remove(
-    mut list: Vec<Listed>,
-    limit: u64,
-    kept: Option<&Key>,
-) -> Vec<(Listed, Reason)> {
+fn to_remove(mut list: Vec<Listed>, limit: u64, kept: Option<&Key>) -> Vec<(Listed, Reason)> {
     list.sort_by_key(|template| Some(&template.key) != kept);
     let mut sum = 0;
     let judged = list.into_iter().map(|template| {
@@ -117,7 +113,14 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_make_room() {
-        let list = || vec![listed("a", 3), listed("b", 4), listed("c", 2), listed("d", 1)];
+        let list = || {
+            vec![
+                listed("a", 3),
+                listed("b", 4),
+                listed("c", 2),
+                listed("d", 1),
+            ]
+        };
         let key = |place: usize| list()[place].key.clone();
         let gone = |limit, kept: Option<&Key>| -> Vec<Key> {
             let gone = to_remove(list(), limit, kept).into_iter();

@@ -25,7 +25,7 @@ use super::{
 
 /// A folder that is ours until it is finished or dropped.
 #[derive(Debug)]
-pub struct Workplace {
+pub(super) struct Workplace {
     store: Store,
     key: Key,
     path: PathBuf,
@@ -40,7 +40,7 @@ impl Workplace {
     ///
     /// # Errors
     /// A full disk, missing rights.
-    pub fn claim(store: &Store, key: &Key) -> Result<Option<Self>, Error> {
+    pub(super) fn claim(store: &Store, key: &Key) -> Result<Option<Self>, Error> {
         store.make()?;
         let path = store.root().join(format!("{NEW}{key}"));
         loop {
@@ -89,7 +89,7 @@ impl Workplace {
     }
 
     /// The folder.
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -97,7 +97,7 @@ impl Workplace {
     ///
     /// # Errors
     /// A full disk.
-    pub fn files(&self) -> Result<TemplateFiles, Error> {
+    pub(super) fn files(&self) -> Result<TemplateFiles, Error> {
         let make = |name: &str| {
             let path = self.path.join(name);
             let mut options = File::options();
@@ -114,7 +114,7 @@ impl Workplace {
     ///
     /// # Errors
     /// When they cannot be read or kept.
-    pub fn parts(&self, files: &TemplateFiles) -> Result<[Part; 2], Error> {
+    pub(super) fn parts(&self, files: &TemplateFiles) -> Result<[Part; 2], Error> {
         let TemplateFiles { state, memory } = files;
         let look = || -> io::Result<[Part; 2]> {
             state.sync_all()?;
@@ -140,7 +140,7 @@ impl Workplace {
     ///
     /// # Errors
     /// A full disk. Nothing is left then.
-    pub fn finish(mut self, header: &Header) -> Result<(), Error> {
+    pub(super) fn finish(mut self, header: &Header) -> Result<(), Error> {
         let write = || -> io::Result<()> {
             self.keep_only(&[STATE, MEMORY])?;
             let path = self.path.join(HEADER);

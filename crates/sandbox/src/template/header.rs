@@ -155,7 +155,7 @@ pub(super) mod tests {
             bytes[at] ^= 1;
             assert!(Header::from_bytes(&bytes, fit.key()).is_err(), "{at}");
         }
-        let other = fit("another");
+        let other = Fit::new(Ground::fake(), "another");
         let found = Header::from_bytes(&bytes, other.key());
         assert_eq!(found, Err(Bad::Other));
         let lies = Header {

@@ -402,3 +402,6 @@ fn touch(folder: &Path) -> nix::Result<()> {
     let here = nix::fcntl::AT_FDCWD;
     utimensat(here, folder, &now, &now, UtimensatFlags::FollowSymlink)
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,6 +103,8 @@ pub enum Verb {
     Timeline(Timeline),
     /// Make, list and remove templates: saved machines from which sandboxes begin
     Template(Template),
+    /// Show what sandboxes take of the host's memory, by process and by kind
+    Memory(Memory),
     /// Register the runtime with a client
     Install(Install),
     /// Serve one sandbox
@@ -400,6 +402,16 @@ pub enum TemplateVerb {
     /// Delete what no machine can begin from any more, what killed makers have
     /// left, and what is beyond template.limit_mib
     Prune,
+}
+
+#[derive(Debug, Args)]
+pub struct Memory {
+    /// How to print
+    #[arg(short, long, default_value = "table")]
+    pub format: Format,
+    /// Id of a container whose sandbox is meant; without it, all sandboxes
+    #[arg(value_name = "ID")]
+    pub id: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -94,6 +94,7 @@ impl Place {
 pub struct Monitor {
     id: String,
     client: Client,
+    pid: u32,
     process: OwnedFd,
 }
 
@@ -119,18 +120,25 @@ impl Monitor {
         let open = || {
             let stream = socket::connect(&sandbox.join(CONTROL_SOCKET))?;
             let listener = getsockopt(&stream, sockopt::PeerCredentials)?;
-            let process = process::pidfd_open(listener.pid() as u32)?;
+            let pid = listener.pid() as u32;
+            let process = process::pidfd_open(pid)?;
             stream.set_nonblocking(true)?;
-            Ok((UnixStream::from_std(stream)?, process))
+            Ok((UnixStream::from_std(stream)?, pid, process))
         };
         let opened: std::io::Result<_> = open();
-        let (stream, process) =
+        let (stream, pid, process) =
             opened.with_context(|| format!("monitor of container {:?}", place.id.as_str()))?;
         Ok(Self {
             id: place.id.to_string(),
             client: Client::new(Socket::new(stream)),
+            pid,
             process,
         })
+    }
+
+    /// The monitor's process id on the host.
+    pub fn pid(&self) -> u32 {
+        self.pid
     }
 
     /// Waits until the monitor's process has ended; kills it after `limit`.

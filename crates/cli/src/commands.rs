@@ -12,6 +12,7 @@ pub mod features;
 pub mod install;
 pub mod kill;
 pub mod list;
+pub mod memory;
 pub mod monitor;
 pub mod pause;
 pub mod ps;

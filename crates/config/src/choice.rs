@@ -80,6 +80,16 @@ choice! {
 }
 
 choice! {
+    /// Whether the host's kernel may merge equal pages of sandboxes.
+    Ksm {
+        /// Nothing is merged.
+        Off = "off",
+        /// What the sandbox's processes have for themselves may be.
+        On = "on",
+    }
+}
+
+choice! {
     /// How long the guest may trust what it has cached of shared files.
     CachePolicy {
         /// For a short time, and data only while a file stays unchanged.

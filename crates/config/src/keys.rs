@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use crate::allow::{AllowList, SAFE};
-use crate::choice::{Accelerator, CachePolicy, Hypervisor, LogLevel, Templates, Tier};
+use crate::choice::{Accelerator, CachePolicy, Hypervisor, Ksm, LogLevel, Templates, Tier};
 use crate::definition::{self, Given, KeyDefinition, PerPod, Refusal, TableDefinition, keys};
 use crate::domain::{AbsolutePath, Domain, Line, OneOf};
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,16 @@ keys! {
         /// KiB of the guest's console output that are kept for each sandbox; older
         /// output makes room for newer.
         console_log_kib: u32 = 256, 4..=65536, Any;
+
+        /// Whether the host's kernel may merge equal pages of sandboxes (KSM,
+        /// Linux 6.4 or later; somebody has to write 1 to
+        /// `/sys/kernel/mm/ksm/run`). What can be merged is what monitor, VMM and
+        /// device process have for themselves: some 2 MiB of an emulated sandbox.
+        /// The guest's memory cannot, as VMM and device process share it. `on`
+        /// weakens the wall between sandboxes: a page that is merged takes longer
+        /// to write, by which one sandbox can find out what another has in memory.
+        /// `casemate memory` shows what has been merged.
+        ksm: Ksm = Ksm::Off, OneOf::<Ksm>::words();
     }
 
     /// QEMU, where `vmm.hypervisor` is `qemu`.

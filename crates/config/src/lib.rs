@@ -37,7 +37,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use annotations::{AnnotationError, AnnotationProblem, PREFIX as ANNOTATION_PREFIX};
-pub use choice::{Accelerator, CachePolicy, Hypervisor, LogLevel, Templates, Tier};
+pub use choice::{Accelerator, CachePolicy, Hypervisor, Ksm, LogLevel, Templates, Tier};
 pub use error::Error;
 pub use kata::kata_markdown;
 pub use keys::{Agent, Config, Guest, Log, Machine, Pod, Qemu, Share, Template, Vmm};

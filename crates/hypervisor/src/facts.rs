@@ -176,12 +176,29 @@ impl Facts {
     }
 }
 
+/// What the host's kernel is called from its start on.
+pub(crate) fn boot_id() -> io::Result<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(text.trim().to_owned())
+}
+
+/// What tells a file from another one, and from itself after a change.
+pub(crate) fn identity(path: &Path) -> io::Result<String> {
+    let Identity {
+        device,
+        inode,
+        size,
+        changed_s,
+        changed_ns,
+    } = Identity::from(&fs::metadata(path)?);
+    Ok(format!("{device} {inode} {size} {changed_s}.{changed_ns}"))
+}
+
 impl Host {
     fn now() -> io::Result<Self> {
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         let kvm = fs::metadata(KVM_DEVICE).ok();
         Ok(Self {
-            boot_id: boot_id.trim().to_owned(),
+            boot_id: boot_id()?,
             processor: Processor::read()?.model,
             kvm: kvm.map(|device| (device.ino(), device.mode(), device.gid())),
         })

@@ -48,6 +48,9 @@ pub(crate) struct Jail {
     pub(crate) environment: Vec<OsString>,
     /// What is mounted in its root.
     pub(crate) binds: Vec<Bind>,
+    /// Its memory: a file system of its own, mounted nowhere yet, that the root
+    /// shows as [`MEMORY`].
+    pub(crate) memory: Option<OwnedFd>,
     /// Its other open descriptors.
     pub(crate) descriptors: Descriptors,
     /// Its standard output and error.
@@ -109,6 +112,9 @@ pub(crate) struct Failure {
     pub(crate) source: io::Error,
 }
 
+/// Where a program finds its memory.
+pub(crate) const MEMORY: &str = "/memory";
+
 /// Most open files of the program: some dozens for each device.
 const MAX_OPEN_FILES: u64 = 4096;
 
@@ -158,6 +164,7 @@ pub(crate) fn read_failure(report: &[u8]) -> Option<Failure> {
 struct Held {
     report: OwnedFd,
     netns: Option<OwnedFd>,
+    memory: Option<OwnedFd>,
 }
 
 /// First of all, so that nothing of the parent stays within reach.
@@ -169,14 +176,14 @@ fn take_descriptors(jail: &Jail, report: &OwnedFd) -> io::Result<Held> {
     let mut all: Vec<BorrowedFd<'_>> = jail.descriptors.0.iter().map(AsFd::as_fd).collect();
     all.push(report.as_fd());
     all.extend(jail.netns.iter().map(AsFd::as_fd));
+    all.extend(jail.memory.iter().map(AsFd::as_fd));
     descriptor::arrange_for_exec(&all)?;
-    let number = jail.descriptors.end();
+    let mut numbers = jail.descriptors.end()..;
+    let mut next = || descriptor::inherited(numbers.next().unwrap_or_default());
     Ok(Held {
-        report: descriptor::inherited(number)?,
-        netns: match jail.netns {
-            Some(_) => Some(descriptor::inherited(number + 1)?),
-            None => None,
-        },
+        report: next()?,
+        netns: jail.netns.as_ref().map(|_| next()).transpose()?,
+        memory: jail.memory.as_ref().map(|_| next()).transpose()?,
     })
 }
 
@@ -185,7 +192,7 @@ fn become_program(jail: &Jail, held: &Held) -> Result<std::convert::Infallible, 
         let entered = setns(netns, Namespaces::CLONE_NEWNET);
         entered.during("entering the network namespace")?;
     }
-    build_root(&jail.binds)?;
+    build_root(&jail.binds, held.memory.as_ref())?;
     sethostname("vmm").during("naming the jail")?;
     umask(Mode::from_bits_truncate(0o077));
     limit_resources().during("limiting resources")?;
@@ -222,7 +229,7 @@ fn parent_is_alive(report: &OwnedFd) -> io::Result<()> {
 
 /// A small tmpfs with the bind mounts becomes the root, read-only; the host's
 /// tree is unmounted.
-fn build_root(binds: &[Bind]) -> Result<(), Failure> {
+fn build_root(binds: &[Bind], memory: Option<&OwnedFd>) -> Result<(), Failure> {
     let nothing = None::<&str>;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(nothing, "/", nothing, private, nothing).during("making mounts private")?;
@@ -238,6 +245,9 @@ fn build_root(binds: &[Bind]) -> Result<(), Failure> {
     chdir(WORKPLACE).during("entering the root")?;
     for (bind, tree) in binds.iter().zip(trees) {
         attach_bind(bind, tree).during(&format!("showing {}", bind.source.display()))?;
+    }
+    if let Some(memory) = memory {
+        attach_memory(memory).during("showing the memory")?;
     }
     pivot_root(".", ".").during("changing the root")?;
     umount2(".", MntFlags::MNT_DETACH).during("leaving the host's root")?;
@@ -264,6 +274,13 @@ fn attach_bind(bind: &Bind, tree: OwnedFd) -> io::Result<()> {
     set_attributes(tree.as_fd(), attributes, 0, MsFlags::empty(), true)?;
     let place = open(target, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
     attach(tree.as_fd(), place.as_fd())
+}
+
+fn attach_memory(memory: &OwnedFd) -> io::Result<()> {
+    let target = MEMORY.trim_start_matches('/');
+    fs::create_dir(target)?;
+    let place = open(target, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    attach(memory.as_fd(), place.as_fd())
 }
 
 fn limit_resources() -> nix::Result<()> {

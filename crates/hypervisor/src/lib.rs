@@ -23,6 +23,7 @@ mod facts;
 pub mod fake;
 mod jail;
 mod kernel_image;
+mod memory;
 mod parameter;
 mod printable;
 mod processor;

@@ -1,6 +1,7 @@
 //! What the kernel says about the processor.
 
 use std::{
+    fmt,
     fs::{self, File},
     io::{self, BufRead, BufReader},
 };
@@ -58,6 +59,13 @@ pub(crate) fn counter_is_stable() -> bool {
         .unwrap_or_default()
         .split_whitespace()
         .any(|clock| clock == "tsc")
+}
+
+/// Model and features, as they are.
+impl fmt::Display for Processor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}", self.model, self.flags.join(" "))
+    }
 }
 
 #[cfg(test)]

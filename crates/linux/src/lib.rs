@@ -16,6 +16,7 @@ pub mod foreign;
 pub mod inheritance;
 pub mod interface;
 pub mod keyring;
+pub mod ksm;
 pub mod kvm_probe;
 pub mod mount;
 pub mod namespace;

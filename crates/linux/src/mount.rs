@@ -44,6 +44,52 @@ pub fn clone_tree(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
+/// A new tmpfs that is mounted nowhere yet; it vanishes with the descriptor
+/// unless it is attached. `options` are its mount options with their values.
+///
+/// # Errors
+/// EINVAL for an option it does not have, EPERM.
+pub fn tmpfs(options: &[(&str, &str)], attributes: u64) -> io::Result<OwnedFd> {
+    const FSOPEN_CLOEXEC: u32 = 1;
+    const FSCONFIG_SET_STRING: u32 = 1;
+    const FSCONFIG_CMD_CREATE: u32 = 6;
+    const FSMOUNT_CLOEXEC: u32 = 1;
+    // SAFETY: the name is a valid C string for the call.
+    let context =
+        check(unsafe { libc::syscall(libc::SYS_fsopen, c"tmpfs".as_ptr(), FSOPEN_CLOEXEC) })?;
+    // SAFETY: the kernel returned a new descriptor that nobody else owns.
+    let context = unsafe { OwnedFd::from_raw_fd(context as RawFd) };
+    let configure = |command: u32, key: *const libc::c_char, value: *const libc::c_char| {
+        // SAFETY: key and value are null or valid C strings for the call.
+        check(unsafe {
+            libc::syscall(
+                libc::SYS_fsconfig,
+                context.as_raw_fd(),
+                command,
+                key,
+                value,
+                0,
+            )
+        })
+    };
+    for (key, value) in options {
+        let (key, value) = (c_string(key.as_bytes())?, c_string(value.as_bytes())?);
+        configure(FSCONFIG_SET_STRING, key.as_ptr(), value.as_ptr())?;
+    }
+    configure(FSCONFIG_CMD_CREATE, std::ptr::null(), std::ptr::null())?;
+    // SAFETY: takes integers only.
+    let mount = check(unsafe {
+        libc::syscall(
+            libc::SYS_fsmount,
+            context.as_raw_fd(),
+            FSMOUNT_CLOEXEC,
+            attributes,
+        )
+    })?;
+    // SAFETY: the kernel returned a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(mount as RawFd) })
+}
+
 /// Attaches a detached mount at the place that `target` refers to.
 ///
 /// # Errors
@@ -151,6 +197,22 @@ mod tests {
     use std::{fs, os::fd::AsFd};
 
     use super::*;
+
+    #[test]
+    fn a_tmpfs_has_its_options_and_files() {
+        let Ok(mount) = tmpfs(&[("size", "8192"), ("mode", "0700")], attr::NOEXEC) else {
+            assert!(!nix::unistd::geteuid().is_root());
+            return;
+        };
+        let flags = libc::O_CREAT | libc::O_RDWR;
+        let file = open_in(mount.as_fd(), Path::new("f"), Within::Beneath, flags, 0o600);
+        let file = fs::File::from(file.unwrap());
+        io::Write::write_all(&mut &file, &[1; 8192]).unwrap();
+        let full = io::Write::write(&mut &file, b"1").unwrap_err();
+        assert_eq!(full.raw_os_error(), Some(libc::ENOSPC));
+        let unknown = tmpfs(&[("no-such", "1")], 0).unwrap_err();
+        assert_eq!(unknown.raw_os_error(), Some(libc::EINVAL));
+    }
 
     #[test]
     fn links_do_not_lead_out_of_the_root() {

@@ -183,6 +183,26 @@ impl Ledger {
         }
     }
 
+    /// The processes in the ledger of `directory` that live, by what they are to
+    /// the sandbox and their ids.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn processes(directory: &Path) -> Result<Vec<(String, u32)>, Error> {
+        let living = |resource| match resource {
+            Resource::Process {
+                role,
+                pid,
+                start_time: recorded,
+            } => (start_time(pid) == Some(recorded)).then_some((role, pid)),
+            _ => None,
+        };
+        Ok(Self::read(directory)?
+            .into_iter()
+            .filter_map(living)
+            .collect())
+    }
+
     /// Undoes everything in the ledger of `directory`, last first, and goes on
     /// after failures. A directory without a ledger is simply removed.
     ///

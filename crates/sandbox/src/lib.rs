@@ -27,6 +27,7 @@ mod key;
 pub mod layout;
 pub mod ledger;
 pub mod machine;
+pub mod memory;
 pub mod neighbours;
 pub mod network;
 mod oom;

@@ -33,7 +33,7 @@ struct Engine {
 
 const DOCKER: &[&str] = &["sbin/dockerd", "bin/docker", "bin/containerd"];
 
-const ENGINES: [Engine; 3] = [
+const ENGINES: [Engine; 4] = [
     // Has a network made by a prestart hook.
     Engine {
         name: "docker20",
@@ -65,6 +65,21 @@ const ENGINES: [Engine; 3] = [
         packages: &["containerd"],
         programs: &["bin/containerd"],
         oldest: 1,
+        required: false,
+    },
+    // The newest virtual machine monitor that is made for this release, beside its own, which is
+    // the oldest that will do.
+    Engine {
+        name: "qemu10",
+        release: "bookworm-backports",
+        packages: &[
+            "qemu-system-x86",
+            "qemu-system-data",
+            "qemu-system-common",
+            "seabios",
+        ],
+        programs: &["bin/qemu-system-x86_64"],
+        oldest: 10,
         required: false,
     },
 ];

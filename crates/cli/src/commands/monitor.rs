@@ -8,12 +8,12 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use casemate_config::Config;
+use casemate_config::{Config, Ksm};
 use casemate_hypervisor::{
     Size,
     qemu::{Qemu, Settings},
 };
-use casemate_linux::{descriptor, socket, view::View};
+use casemate_linux::{descriptor, ksm, socket, view::View};
 use casemate_sandbox::{
     Client, Handle, Id, Inbox, Options,
     processes::READY,
@@ -58,6 +58,7 @@ async fn serve(arguments: Monitor, config: File, readiness: &mut File) -> Result
     let mut timeline = Timeline::default();
     timeline.until_now("host", "command line", arguments.begun_ns);
     let config: Config = serde_json::from_reader(config).context("configuration")?;
+    merge_memory(&config)?;
     let door = door(&arguments)?;
     let control = match door {
         Some(_) => inherited()?,
@@ -92,6 +93,21 @@ async fn serve(arguments: Monitor, config: File, readiness: &mut File) -> Result
     server.shutdown().await.context("control socket")?;
     if let Some(door) = door {
         door.close().await;
+    }
+    Ok(())
+}
+
+/// Has the host's kernel merge equal pages, if that is wanted: those of this process
+/// and of all that it starts.
+fn merge_memory(config: &Config) -> Result<()> {
+    if config.vmm.ksm == Ksm::Off {
+        return Ok(());
+    }
+    ksm::merge_process().context(
+        "vmm.ksm = \"on\": this host's kernel cannot merge memory (Linux 6.4 with KSM can)",
+    )?;
+    if !ksm::is_running().unwrap_or(false) {
+        tracing::warn!("vmm.ksm: nothing is merged until 1 is written to /sys/kernel/mm/ksm/run");
     }
     Ok(())
 }

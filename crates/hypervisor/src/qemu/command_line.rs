@@ -3,7 +3,7 @@
 
 use std::{ffi::OsString, os::fd::RawFd, path::PathBuf};
 
-use crate::{DeviceId, Parameter, device::Place};
+use crate::{DeviceId, Parameter, Size, device::Place, jail::MEMORY, memory};
 
 /// Where the jail shows the guest kernel.
 pub(super) const KERNEL: &str = "/kernel";
@@ -19,15 +19,25 @@ pub(super) const FILE_SHARE_QUEUE: u32 = 1024;
 /// A machine, with everything resolved.
 pub(super) struct Plan {
     pub(super) accelerator: Accelerator,
+    /// Whether the host's kernel may merge equal pages of what only QEMU maps.
+    pub(super) merge_memory: bool,
     pub(super) vcpus: u32,
     pub(super) memory_mib: u32,
     pub(super) hotplug_slots: u32,
-    /// Whether file share and sockets have slots of their own, and processors and
-    /// memory may come later.
-    pub(super) template: bool,
+    /// What it has besides if it is for templates.
+    pub(super) template: Option<Template>,
     pub(super) firmware: Firmware,
     pub(super) parameters: Vec<Parameter>,
     pub(super) sockets: Sockets,
+}
+
+/// What a machine has so that it can be saved, restored and made larger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Template {
+    /// How large it can become.
+    pub(super) most: Size,
+    /// Whether it waits for its state instead of starting.
+    pub(super) restored: bool,
 }
 
 /// What the machine finds in its ROMs.
@@ -37,6 +47,20 @@ pub(super) struct Firmware {
     pub(super) folders: Vec<PathBuf>,
     /// Whether qboot is among it, which starts a kernel sooner than SeaBIOS.
     pub(super) has_qboot: bool,
+}
+
+impl Firmware {
+    /// The files that machines for templates start with.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let find = |name: &str| {
+            let mut places = self.folders.iter().map(|folder| folder.join(name));
+            places.find(|place| place.exists())
+        };
+        ["bios-256k.bin", "pvh.bin"]
+            .into_iter()
+            .filter_map(find)
+            .collect()
+    }
 }
 
 /// What executes the guest's instructions.
@@ -66,6 +90,7 @@ pub(super) fn arguments(plan: &Plan) -> Vec<OsString> {
     control(&mut line, plan.sockets.control);
     console(&mut line, plan.sockets.console);
     entropy(&mut line, plan.accelerator);
+    generation(&mut line, plan);
     hotplug_slots(&mut line, plan);
     shared_devices(&mut line, plan);
     line.0
@@ -86,7 +111,11 @@ fn nothing_by_default(line: &mut Line) {
 fn machine(line: &mut Line, plan: &Plan) {
     // Legacy devices that no container needs only cost time at boot.
     let without = "graphics=off,hpet=off,i8042=off,sata=off,smbus=off,smm=off,usb=off,vmport=off";
-    line.option("-machine", format!("q35,memory-backend=memory,{without}"));
+    let merge = if plan.merge_memory { "on" } else { "off" };
+    line.option(
+        "-machine",
+        format!("q35,memory-backend=memory,mem-merge={merge},{without}"),
+    );
     match plan.accelerator {
         Accelerator::Kvm => {
             line.option("-accel", "kvm");
@@ -101,22 +130,44 @@ fn machine(line: &mut Line, plan: &Plan) {
             line.option("-cpu", "max,-erms,-fsrm");
         }
     }
-    line.option("-smp", processors(plan.accelerator, plan.vcpus));
-    let size = format!("{}M", plan.memory_mib);
-    line.option("-m", &size);
-    // Shared: the back ends of the vhost-user devices map it too.
-    let memory = format!("memory-backend-memfd,id=memory,size={size},share=on");
+    line.option("-smp", processors(plan));
+    line.option("-m", memory_size(plan));
+    // Shared: the back ends of the vhost-user devices map it too. Only memory that
+    // has a name is left out of what is saved.
+    let kind = match plan.template {
+        Some(_) => format!("file,mem-path={MEMORY}/{}", memory::NAME),
+        None => "memfd".to_owned(),
+    };
+    let size = plan.memory_mib;
+    let memory = format!("memory-backend-{kind},id=memory,size={size}M,share=on");
     line.option("-object", memory);
+}
+
+/// Parts in which memory can be added later: a table of the firmware each.
+const MEMORY_SLOTS: u32 = 8;
+
+fn memory_size(plan: &Plan) -> String {
+    let size = plan.memory_mib;
+    match plan.template.map(|template| template.most.memory_mib) {
+        Some(most) if most > size => format!("{size}M,slots={MEMORY_SLOTS},maxmem={most}M"),
+        _ => format!("{size}M"),
+    }
 }
 
 /// A second processor that never comes: for a machine that can have one only, QEMU's translator
 /// leaves out memory barriers and the atomicity of instructions (CF_PARALLEL in accel/tcg). Its
 /// devices run in threads of their own all the same, and a driver that asks whether the device
 /// wants to be told, before the device can see what there is to tell, waits for ever.
-fn processors(accelerator: Accelerator, vcpus: u32) -> String {
-    match (accelerator, vcpus) {
-        (Accelerator::Emulation { .. }, 1) => "1,maxcpus=2".to_owned(),
-        _ => vcpus.to_string(),
+fn processors(plan: &Plan) -> String {
+    let now = plan.vcpus;
+    let most = plan.template.map_or(now, |template| template.most.vcpus);
+    let most = match plan.accelerator {
+        Accelerator::Emulation { .. } => most.max(2),
+        Accelerator::Kvm => most,
+    };
+    match most > now {
+        true => format!("{now},maxcpus={most}"),
+        false => now.to_string(),
     }
 }
 
@@ -125,7 +176,8 @@ fn boot(line: &mut Line, plan: &Plan) {
         line.flag("-L");
         line.0.push(folder.into());
     }
-    if plan.firmware.has_qboot {
+    // It does not know what the device of the machine's generation asks of it.
+    if plan.firmware.has_qboot && plan.template.is_none() {
         line.option("-bios", QBOOT);
     }
     line.option("-kernel", KERNEL);
@@ -153,11 +205,24 @@ fn entropy(line: &mut Line, accelerator: Accelerator) {
     }
 }
 
+/// A number that is another in every restored machine, by which the guest's kernel
+/// knows that its random numbers are not its own any more.
+fn generation(line: &mut Line, plan: &Plan) {
+    if let Some(template) = plan.template {
+        line.option("-device", "vmgenid,guid=auto");
+        if template.restored {
+            // It goes on when all is plugged that it needs.
+            line.flag("-S");
+            line.option("-incoming", "defer");
+        }
+    }
+}
+
 fn shared_devices(line: &mut Line, plan: &Plan) {
     // Where they can be taken out they have to be called by a name.
     let place = |id: &DeviceId| match plan.template {
-        true => format!(",id={id},bus={}", port_name(id)),
-        false => String::new(),
+        Some(_) => format!(",id={id},bus={}", port_name(id)),
+        None => String::new(),
     };
     if let Some((tag, fd)) = &plan.sockets.file_share {
         let (tag, place) = (escaped(tag), place(&DeviceId::FILE_SHARE));
@@ -181,8 +246,9 @@ fn shared_devices(line: &mut Line, plan: &Plan) {
 
 fn hotplug_slots(line: &mut Line, plan: &Plan) {
     let slots = (0..plan.hotplug_slots).map(|slot| format!("slot{slot}"));
-    let own = [VSOCK_PORT, FILES_PORT].map(str::to_owned);
-    let own = own.into_iter().filter(|_| plan.template);
+    // The guest looks at the last of them first, and its agent needs the sockets.
+    let own = [FILES_PORT, VSOCK_PORT].map(str::to_owned);
+    let own = own.into_iter().filter(|_| plan.template.is_some());
     for (number, name) in (1..).zip(own.chain(slots)) {
         line.option(
             "-device",
@@ -190,37 +256,6 @@ fn hotplug_slots(line: &mut Line, plan: &Plan) {
         );
     }
 }
-
-/// What the kernel of every guest is told; the specification's own parameters
-/// come later and win.
-pub(super) fn parameters(
-    accelerator: Accelerator,
-    vcpus: u32,
-    counter_khz: Option<u64>,
-) -> Vec<Parameter> {
-    // A panic is printed in spite of `quiet`, and ends the machine at once.
-    // Devices are plugged through ACPI; what root ports could do themselves costs
-    // some 10 ms of an emulated start for each, and 6 MiB of eight.
-    let mut line =
-        String::from("console=ttyS0 quiet panic=-1 reboot=t random.trust_cpu=on pcie_ports=compat");
-    if let Accelerator::Emulation { .. } = accelerator {
-        line.push_str(EMULATED);
-        // No room for those that never come.
-        line.push_str(&format!(" nr_cpus={vcpus}"));
-    }
-    if let Some(khz) = counter_khz {
-        // QEMU's translator passes the host's counter through, but a guest that
-        // measures its rate on a busy host fails, or gets it wrong.
-        line.push_str(&format!(" tsc=reliable tsc_early_khz={khz}"));
-    }
-    line.split_whitespace().map(Parameter::known).collect()
-}
-
-/// What an emulated machine is known to have, so that the kernel need not find
-/// it out: timer interrupts that arrive, an APIC timer of 1 GHz (QEMU,
-/// hw/intc/apic.c). To wipe the memory of its start, as much as it is, takes a
-/// tenth of the start. Our own kernel knows the last two; others ignore them.
-const EMULATED: &str = " no_timer_check lapic_timer_khz=1000000 keep_initmem";
 
 /// The bus that a plugged device sits on.
 pub(super) fn port_name(id: &DeviceId) -> String {
@@ -255,99 +290,4 @@ impl Line {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{fs, path::Path};
-
-    use super::*;
-
-    /// Compares with a golden file; with `CASEMATE_BLESS` set, writes it.
-    fn golden(name: &str, plan: &Plan) {
-        let arguments = arguments(plan);
-        let words = arguments.iter().map(|word| word.to_str().unwrap());
-        let mut text = String::new();
-        for word in words {
-            // One option a line, with its value.
-            let option = word.starts_with('-');
-            text.push_str(if text.is_empty() {
-                ""
-            } else if option {
-                "\n"
-            } else {
-                " "
-            });
-            text.push_str(word);
-        }
-        text.push('\n');
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/golden")
-            .join(name);
-        if std::env::var_os("CASEMATE_BLESS").is_some() {
-            fs::write(&path, &text).unwrap();
-        }
-        let expected = fs::read_to_string(&path).unwrap_or_default();
-        assert_eq!(
-            text,
-            expected,
-            "{}: set CASEMATE_BLESS=1 to accept",
-            path.display()
-        );
-    }
-
-    fn plan(accelerator: Accelerator, prefix: &str) -> Plan {
-        let mut parameters = parameters(accelerator, 1, Some(2_100_000));
-        parameters.push(Parameter::known("casemate.example=1"));
-        Plan {
-            accelerator,
-            vcpus: 1,
-            memory_mib: 256,
-            hotplug_slots: 0,
-            template: false,
-            firmware: Firmware {
-                folders: vec![Path::new(prefix).join("share/qemu")],
-                has_qboot: true,
-            },
-            parameters,
-            sockets: Sockets {
-                control: 3,
-                console: 4,
-                file_share: Some(("share,1".to_owned(), 5)),
-                vsock: Some(6),
-            },
-        }
-    }
-
-    const EMULATION: Accelerator = Accelerator::Emulation {
-        translation_buffer_mib: 32,
-    };
-
-    #[test]
-    fn emulated_machine() {
-        golden("emulated.txt", &plan(EMULATION, "/usr"));
-    }
-
-    #[test]
-    fn a_translated_machine_could_always_have_two_processors() {
-        assert_eq!(processors(EMULATION, 1), "1,maxcpus=2");
-        assert_eq!(processors(EMULATION, 2), "2");
-        assert_eq!(processors(Accelerator::Kvm, 1), "1");
-    }
-
-    #[test]
-    fn machine_on_kvm() {
-        let mut plan = plan(Accelerator::Kvm, "/usr");
-        plan.vcpus = 4;
-        plan.hotplug_slots = 2;
-        plan.parameters = parameters(Accelerator::Kvm, 4, None);
-        golden("kvm.txt", &plan);
-    }
-
-    #[test]
-    fn machine_without_devices_in_a_program_elsewhere() {
-        let mut plan = plan(EMULATION, "/opt/qemu");
-        plan.firmware.folders.push("/opt/qemu/share/seabios".into());
-        plan.firmware.has_qboot = false;
-        plan.sockets.file_share = None;
-        plan.sockets.vsock = None;
-        golden("bare.txt", &plan);
-    }
-}
+mod tests;

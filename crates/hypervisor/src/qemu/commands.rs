@@ -1,6 +1,8 @@
 //! The commands of the QEMU Machine Protocol that are used, as QEMU's
 //! qapi/*.json define them.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::qmp::{Command, Done};
@@ -233,3 +235,127 @@ pub(super) struct FilesProperties<'a> {
 pub(super) struct VsockProperties<'a> {
     pub(super) chardev: &'a str,
 }
+
+/// Says how machines are saved and restored.
+#[derive(Serialize)]
+pub(super) struct MigrateSetCapabilities<'a> {
+    pub(super) capabilities: &'a [Capability],
+}
+command!("migrate-set-capabilities", MigrateSetCapabilities<'_>);
+
+/// One of the ways.
+#[derive(Serialize)]
+pub(super) struct Capability {
+    capability: &'static str,
+    state: bool,
+}
+
+impl Capability {
+    pub(super) fn on(capability: &'static str) -> Self {
+        Self {
+            capability,
+            state: true,
+        }
+    }
+}
+
+/// Writes the state of a stopped machine to a descriptor.
+#[derive(Serialize)]
+pub(super) struct Migrate {
+    uri: &'static str,
+}
+command!("migrate", Migrate);
+
+/// Reads the state that a machine waits for from a descriptor.
+#[derive(Serialize)]
+pub(super) struct MigrateIncoming {
+    uri: &'static str,
+}
+command!("migrate-incoming", MigrateIncoming);
+
+/// The descriptor that was given the name of [`super::migration::STATE`].
+const STATE_URI: &str = "fd:state";
+
+impl Migrate {
+    pub(super) fn to_fd() -> Self {
+        Self { uri: STATE_URI }
+    }
+}
+
+impl MigrateIncoming {
+    pub(super) fn from_fd() -> Self {
+        Self { uri: STATE_URI }
+    }
+}
+
+/// Asks how it went.
+#[derive(Serialize)]
+pub(super) struct QueryMigrate {}
+command!("query-migrate", QueryMigrate, MigrationInfo);
+
+/// How it went.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct MigrationInfo {
+    pub(super) error_desc: Option<String>,
+}
+
+/// Asks which processors there are and which could be.
+#[derive(Serialize)]
+pub(super) struct QueryProcessors {}
+command!("query-hotpluggable-cpus", QueryProcessors, Vec<Processor>);
+
+/// A processor, or the place of one.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Processor {
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    /// Where it goes.
+    pub(super) props: ProcessorPlace,
+    /// Given when it is there.
+    pub(super) qom_path: Option<String>,
+}
+
+/// Where a processor goes: names and numbers, the same for QEMU to take as it gave.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct ProcessorPlace(pub(super) BTreeMap<String, u32>);
+
+/// Adds a processor.
+#[derive(Serialize)]
+pub(super) struct ProcessorAdd<'a> {
+    pub(super) driver: &'a str,
+    pub(super) id: &'a str,
+    #[serde(flatten)]
+    pub(super) place: ProcessorPlace,
+}
+command!("device_add", ProcessorAdd<'_>);
+
+/// Makes memory that can be added.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct MemoryAdd<'a> {
+    pub(super) qom_type: &'static str,
+    pub(super) id: &'a str,
+    /// In bytes.
+    pub(super) size: u64,
+    pub(super) share: bool,
+}
+command!("object-add", MemoryAdd<'_>);
+
+/// Removes it.
+#[derive(Serialize)]
+pub(super) struct ObjectDel<'a> {
+    pub(super) id: &'a str,
+}
+command!("object-del", ObjectDel<'_>);
+
+/// Adds it to the machine.
+#[derive(Serialize)]
+pub(super) struct ModuleAdd<'a> {
+    pub(super) driver: &'static str,
+    pub(super) id: &'a str,
+    pub(super) memdev: &'a str,
+}
+command!("device_add", ModuleAdd<'_>);

@@ -1,10 +1,19 @@
 //! A running machine.
 
-use std::{fs, io, os::unix::net::UnixStream, path::PathBuf, time::Duration};
+use std::{
+    fs::{self, File},
+    io,
+    os::{fd::BorrowedFd, unix::net::UnixStream},
+    path::PathBuf,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use nix::unistd::{SysconfVar, sysconf};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{Mutex, mpsc},
+    time::timeout,
+};
 
 use super::{
     commands::{Continue, Negotiate, Stop},
@@ -22,8 +31,18 @@ pub(super) const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 pub(super) struct Machine {
     process: Process,
     qmp: Qmp,
-    slots: Slots,
-    size: Size,
+    parts: Parts,
+    size: Mutex<Size>,
+}
+
+/// What a machine was started with.
+pub(super) struct Parts {
+    pub(super) slots: Slots,
+    pub(super) size: Size,
+    /// How large it can become.
+    pub(super) most: Size,
+    /// Its memory, if it can be saved.
+    pub(super) memory: Option<File>,
 }
 
 impl Machine {
@@ -32,8 +51,7 @@ impl Machine {
         process: Process,
         control: UnixStream,
         shutdowns: mpsc::Sender<String>,
-        slots: Slots,
-        size: Size,
+        parts: Parts,
     ) -> Result<Self, Error> {
         let qmp = match Qmp::connect(control, shutdowns).await {
             Ok(qmp) => qmp,
@@ -48,22 +66,58 @@ impl Machine {
         let machine = Self {
             process,
             qmp,
-            slots,
-            size,
+            size: Mutex::new(parts.size),
+            parts,
         };
         machine.execute(&Negotiate {}).await?;
         Ok(machine)
     }
 
-    async fn execute<C: Command>(&self, command: &C) -> Result<C::Answer, Error> {
+    pub(super) fn qmp(&self) -> &Qmp {
+        &self.qmp
+    }
+
+    pub(super) fn slots(&self) -> &Slots {
+        &self.parts.slots
+    }
+
+    /// Its memory, if it can be saved.
+    pub(super) fn memory(&self) -> Option<&File> {
+        self.parts.memory.as_ref()
+    }
+
+    /// How large it is, locked while that is changed.
+    pub(super) fn size(&self) -> &Mutex<Size> {
+        &self.size
+    }
+
+    /// How large it can become.
+    pub(super) fn most(&self) -> Size {
+        self.parts.most
+    }
+
+    pub(super) async fn execute<C: Command>(&self, command: &C) -> Result<C::Answer, Error> {
         match self.qmp.execute(command, COMMAND_LIMIT).await {
             Ok(answer) => Ok(answer),
             Err(failure) => Err(self.error(C::NAME, failure).await),
         }
     }
 
+    /// Executes a command that a descriptor belongs to.
+    pub(super) async fn execute_with<C: Command>(
+        &self,
+        command: &C,
+        descriptor: BorrowedFd<'_>,
+    ) -> Result<C::Answer, Error> {
+        let answer = self.qmp.execute_with(command, descriptor, COMMAND_LIMIT);
+        match answer.await {
+            Ok(answer) => Ok(answer),
+            Err(failure) => Err(self.error(C::NAME, failure).await),
+        }
+    }
+
     /// What a failed command means to the caller.
-    async fn error(&self, command: &'static str, failure: Failure) -> Error {
+    pub(super) async fn error(&self, command: &'static str, failure: Failure) -> Error {
         match failure {
             Failure::Closed => match timeout(COMMAND_LIMIT, self.process.exited()).await {
                 Ok(exit) => Error::Ended(exit),
@@ -120,14 +174,14 @@ impl Vm for Machine {
     }
 
     async fn plug(&self, device: Device) -> Result<DeviceId, Error> {
-        match self.slots.plug(&self.qmp, device).await {
+        match self.parts.slots.plug(&self.qmp, device).await {
             Ok(id) => Ok(id),
             Err(failure) => Err(self.plug_error(failure).await),
         }
     }
 
     async fn unplug(&self, id: &DeviceId) -> Result<(), Error> {
-        match self.slots.unplug(&self.qmp, id).await {
+        match self.parts.slots.unplug(&self.qmp, id).await {
             Ok(()) => Ok(()),
             Err(failure) => Err(self.plug_error(failure).await),
         }
@@ -141,14 +195,12 @@ impl Vm for Machine {
         self.execute(&Continue {}).await.map(drop)
     }
 
-    async fn snapshot(&self, _into: &TemplateFiles) -> Result<(), Error> {
-        let problem = "QEMU's machines are not saved yet".to_owned();
-        Err(Error::Template { problem })
+    async fn snapshot(&self, into: &TemplateFiles) -> Result<(), Error> {
+        self.save(into).await
     }
 
     async fn resize(&self, vcpus: u32, memory_mib: u32) -> Result<(), Error> {
-        let to = Size { vcpus, memory_mib };
-        to.check(self.size, self.size)
+        self.grow(Size { vcpus, memory_mib }).await
     }
 
     fn threads(&self) -> Result<Vec<Thread>, Error> {

@@ -62,6 +62,8 @@ pub(super) enum Event {
     DeviceDeleted { device: String },
     /// The guest would not let a device go.
     UnplugRefused { device: String },
+    /// Saving or restoring has come to another state.
+    Migration { status: String },
 }
 
 /// The client's side of a connection.
@@ -309,6 +311,7 @@ struct RawEvent {
 struct RawEventData {
     reason: Option<String>,
     device: Option<String>,
+    status: Option<String>,
 }
 
 enum Told {
@@ -318,13 +321,18 @@ enum Told {
 
 impl RawEvent {
     fn typed(self) -> Option<Told> {
-        let RawEventData { reason, device } = self.data;
+        let RawEventData {
+            reason,
+            device,
+            status,
+        } = self.data;
         match self.event.as_str() {
             "SHUTDOWN" => reason.map(Told::Shutdown),
             "DEVICE_DELETED" => device.map(|device| Told::Event(Event::DeviceDeleted { device })),
             "DEVICE_UNPLUG_GUEST_ERROR" => {
                 device.map(|device| Told::Event(Event::UnplugRefused { device }))
             }
+            "MIGRATION" => status.map(|status| Told::Event(Event::Migration { status })),
             _ => None,
         }
     }

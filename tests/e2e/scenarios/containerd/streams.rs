@@ -149,7 +149,10 @@ fn loggers(containerd: &Containerd<'_>) -> Result<()> {
     let here = |name: &str| folder.join(name).to_string_lossy().into_owned();
     let script = "echo out; echo error >&2; exit 3";
     let file = format!("file://{}", here("both"));
-    let run = ctr.run(&["--rm", "--log-uri", &file], &["sh", "-c", script]);
+    // The shim of runc closes the file when the first of the two streams has ended, so
+    // that what the other one still holds is lost: none holds anything at the end.
+    let slow = "echo out; echo error >&2; sleep 1; exit 3";
+    let run = ctr.run(&["--rm", "--log-uri", &file], &["sh", "-c", slow]);
     let run = run.run()?.exits(3)?;
     ensure!(run.text().is_empty(), "{run}");
     let mut lines: Vec<String> = fs::read_to_string(here("both"))?

@@ -1,0 +1,123 @@
+//! Machines that go on from where they were saved.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::{fd::AsFd, unix::net::UnixStream as StdStream},
+};
+
+use tokio::{io::AsyncWriteExt, net::UnixStream};
+
+use super::{
+    Qemu,
+    commands::{GetFd, MigrateIncoming},
+    machine::Machine,
+    migration::{self, STATE},
+    process::spawning,
+};
+use crate::{
+    BootSpec, Device, Error, TemplateFiles, Vm,
+    memory::{Copying, Zeroes},
+};
+
+/// No honest state comes near this: memory is not in it.
+const MAX_STATE: u64 = 256 << 20;
+
+impl Qemu {
+    /// Starts QEMU and fills its memory meanwhile.
+    pub(super) async fn restored(
+        &self,
+        template: TemplateFiles,
+        mut spec: BootSpec,
+    ) -> Result<Machine, Error> {
+        let state = read_state(&template.state)?;
+        check_memory(&template.memory, &spec)?;
+        let share = spec.file_share.take().map(Device::FileShare);
+        let vsock = spec.vsock.take().map(Device::Vsock);
+        let mut start = self.prepare(spec, true)?;
+        // This machine is not saved again, and its memory goes with it.
+        let memory = start.memory.take();
+        let filled = async {
+            let memory = memory.as_ref().ok_or(io::ErrorKind::NotFound);
+            let copying = Copying::start(&template.memory, memory?, Zeroes::Copied)?;
+            copying.finish().await
+        };
+        let filled = async {
+            filled
+                .await
+                .map_err(|error| broken(format!("memory: {error}")))
+        };
+        let (machine, ()) = tokio::try_join!(start.run(), filled)?;
+        machine.receive(state).await?;
+        for device in [share, vsock].into_iter().flatten() {
+            machine.plug(device).await?;
+        }
+        machine.resume().await?;
+        Ok(machine)
+    }
+}
+
+impl Machine {
+    /// Gives QEMU the state that it waits for.
+    async fn receive(&self, state: Vec<u8>) -> Result<(), Error> {
+        let (mut ours, its) = stream()?;
+        let mut events = self.qmp().events();
+        self.allow_migration().await?;
+        let lend = GetFd { fdname: STATE };
+        self.execute_with(&lend, its.as_fd()).await?;
+        drop(its);
+        self.execute(&MigrateIncoming::from_fd()).await?;
+        let sent = async {
+            // When QEMU refuses it, it says so itself.
+            let _ = ours.write_all(&state).await;
+            let _ = ours.shutdown().await;
+        };
+        let ((), ended) = tokio::join!(sent, self.migrated(&mut events));
+        match ended {
+            Ok(migration::End::Completed) => Ok(()),
+            Ok(migration::End::Failed) => Err(broken("state: QEMU does not take it".to_owned())),
+            // It ends itself when it cannot make sense of the state.
+            Err(Error::Ended(exit)) => Err(broken(format!("state: {exit}"))),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A connection that carries the state, and the end of it that QEMU gets.
+pub(super) fn stream() -> Result<(UnixStream, StdStream), Error> {
+    let made = StdStream::pair().and_then(|(ours, its)| {
+        ours.set_nonblocking(true)?;
+        Ok((UnixStream::from_std(ours)?, its))
+    });
+    made.map_err(spawning("making a socket"))
+}
+
+pub(super) fn broken(problem: String) -> Error {
+    Error::Template { problem }
+}
+
+fn read_state(file: &File) -> Result<Vec<u8>, Error> {
+    let mut state = Vec::new();
+    let read = file.take(MAX_STATE + 1).read_to_end(&mut state);
+    read.map_err(|error| broken(format!("state: {error}")))?;
+    match state.len() as u64 {
+        0 => Err(broken("state: it is empty".to_owned())),
+        1..=MAX_STATE => Ok(state),
+        _ => Err(broken(format!("state: it has more than {MAX_STATE} bytes"))),
+    }
+}
+
+fn check_memory(file: &File, spec: &BootSpec) -> Result<(), Error> {
+    if !spec.template {
+        return Err(broken("the machine is not one for templates".to_owned()));
+    }
+    let wanted = u64::from(spec.memory_mib) << 20;
+    match file.metadata() {
+        Ok(metadata) if metadata.len() == wanted => Ok(()),
+        Ok(metadata) => Err(broken(format!(
+            "memory: the image has {} bytes, the machine {wanted}",
+            metadata.len()
+        ))),
+        Err(error) => Err(broken(format!("memory: {error}"))),
+    }
+}

@@ -25,7 +25,9 @@ use std::{
 };
 
 use casemate_config::Config;
-use casemate_hypervisor::Vm;
+use casemate_hypervisor::{Exit as VmExit, Vm};
+use casemate_linux::process::Exit;
+use nix::libc;
 use tokio::time::timeout;
 
 use crate::{
@@ -166,7 +168,7 @@ pub enum Error {
     Unconfirmed(#[from] Unconfirmed),
     /// The VMM ended before the agent answered.
     #[error("the virtual machine ended while it started: {0}")]
-    Ended(String),
+    Ended(End),
     /// The cgroup of the sandbox.
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),
@@ -198,19 +200,53 @@ pub struct Ready {
     _claim: Option<Claim>,
 }
 
-/// Resolves when one of the machine's processes has ended, with one line that
-/// says how. When the VMM ends, the device process sees that and ends as well;
-/// whichever is noticed first, the VMM's own end is the news.
-pub(crate) async fn end_of(vm: &dyn Vm, devices: &DeviceProcess) -> String {
+/// The end of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// How it came, in one line.
+    pub line: String,
+    /// Somebody has killed one of its processes.
+    pub killed: bool,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.line)
+    }
+}
+
+impl From<VmExit> for End {
+    fn from(exit: VmExit) -> Self {
+        Self {
+            line: exit.to_string(),
+            killed: exit.status == Exit::Signal(libc::SIGKILL),
+        }
+    }
+}
+
+impl End {
+    /// That of the device process, as it tells it.
+    fn of_devices((exit, line): (Option<Exit>, String)) -> Self {
+        Self {
+            line,
+            killed: exit == Some(Exit::Signal(libc::SIGKILL)),
+        }
+    }
+}
+
+/// Resolves when one of the machine's processes has ended. When the VMM ends, the
+/// device process sees that and ends as well; whichever is noticed first, the
+/// VMM's own end is the news.
+pub(crate) async fn end_of(vm: &dyn Vm, devices: &DeviceProcess) -> End {
     tokio::select! {
         biased;
-        exit = vm.exited() => exit.to_string(),
-        (orderly, line) = devices.ended() => {
-            let last = timeout(LAST_WORDS, vm.exited());
-            match if orderly { last.await.ok() } else { None } {
-                Some(exit) => exit.to_string(),
-                None => line,
+        exit = vm.exited() => exit.into(),
+        ended = devices.ended() => match ended {
+            (Some(Exit::Code(0)), line) => {
+                let last = timeout(LAST_WORDS, vm.exited()).await;
+                last.map_or(End { line, killed: false }, End::from)
             }
+            ended => End::of_devices(ended),
         }
     }
 }

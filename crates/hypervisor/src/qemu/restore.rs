@@ -6,6 +6,8 @@ use std::{
     os::{fd::AsFd, unix::net::UnixStream as StdStream},
 };
 
+use casemate_linux::process::Exit;
+use nix::libc::SIGKILL;
 use tokio::{io::AsyncWriteExt, net::UnixStream};
 
 use super::{
@@ -76,6 +78,10 @@ impl Machine {
         match ended {
             Ok(migration::End::Completed) => Ok(()),
             Ok(migration::End::Failed) => Err(broken("state: QEMU does not take it".to_owned())),
+            // Somebody else's doing, or the kernel's for want of memory.
+            Err(Error::Ended(exit)) if exit.status == Exit::Signal(SIGKILL) => {
+                Err(Error::Ended(exit))
+            }
             // It ends itself when it cannot make sense of the state.
             Err(Error::Ended(exit)) => Err(broken(format!("state: {exit}"))),
             Err(error) => Err(error),

@@ -1,15 +1,16 @@
 //! The phases: a clone of a template where there is one, a boot where there is
 //! none or the clone fails.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{future::ready, rc::Rc, sync::Arc, time::Duration};
 
 use casemate_hypervisor::{BootSpec, Error as VmError, Hypervisor, Size, Vm};
 use casemate_protocol::{SHARE_TAG, agent as message, paths};
 use tokio::time::timeout;
 
 use super::{
-    Devices, Error, Options, Ready, Sockets, at, boot_spec, end_of, guest_cid,
+    Devices, End, Error, LAST_WORDS, Options, Ready, Sockets, at, boot_spec, end_of, guest_cid,
     identity::{Wanted, realtime_ns},
+    sockets::BackEnds,
 };
 use crate::{
     agent::{self, Agent},
@@ -146,29 +147,46 @@ impl Prepared {
             )?
         };
         let cloned = found.is_some();
-        let begin = now_ns();
         let name = match &found {
             Some(found) => format!("clone of {}", found.header.key),
             None => "start".to_owned(),
         };
-        let mut spans = timeline.same_clock();
+        let begin = now_ns();
         let machine = async {
-            let vm = match found {
-                Some(found) => hypervisor.restore(found.files, spec).await?,
-                None => hypervisor.boot(spec).await?,
-            };
-            timeline.until_now("vmm", &name, begin);
-            Ok(Arc::<dyn Vm>::from(vm))
+            match found {
+                Some(found) => hypervisor.restore(found.files, spec).await,
+                None => hypervisor.boot(spec).await,
+            }
         };
-        // The VMM is on its way when its devices are made.
-        let devices = async {
-            let begin = now_ns();
-            let devices = self.devices(&back_ends)?;
-            spans.until_now("host", "device process", begin);
-            Ok::<_, Error>(devices)
+        tokio::pin!(machine);
+        // The VMM is on its way when its devices are made, and waits for them.
+        let early = tokio::select! {
+            biased;
+            vm = &mut machine => Some(vm?),
+            () = ready(()) => None,
         };
-        let (vm, devices) = tokio::try_join!(machine, devices)?;
-        timeline.absorb(spans);
+        let devices = self.devices(&back_ends, timeline)?;
+        let vm = match early {
+            Some(vm) => vm,
+            None => tokio::select! {
+                biased;
+                vm = &mut machine => vm?,
+                ended = devices.ended() => match End::of_devices(ended) {
+                    // As the VMM has gone, which knows why.
+                    End { line, killed: false } => match timeout(LAST_WORDS, machine).await {
+                        Ok(vm) => vm?,
+                        Err(_) => return Err(Error::Ended(End { line, killed: false })),
+                    },
+                    end => return Err(Error::Ended(end)),
+                },
+            },
+        };
+        let vm = Arc::<dyn Vm>::from(vm);
+        let runs_since = now_ns();
+        timeline.add("vmm", &name, begin, runs_since);
+        if cloned {
+            timeline.guest_stood_still_until(runs_since);
+        }
         self.ledger.record_process("vmm", vm.pid())?;
         self.group
             .iter()
@@ -189,7 +207,12 @@ impl Prepared {
         }
     }
 
-    fn devices(&mut self, back_ends: &super::sockets::BackEnds) -> Result<DeviceProcess, Error> {
+    fn devices(
+        &mut self,
+        back_ends: &BackEnds,
+        timeline: &mut Timeline,
+    ) -> Result<DeviceProcess, Error> {
+        let begin = now_ns();
         let devices = self.sockets.serve(
             back_ends,
             &Devices {
@@ -203,6 +226,7 @@ impl Prepared {
         if let (None, Some(netns)) = (&self.namespace, &self.options.netns) {
             self.namespace = Some(Namespace::claim(netns)?);
         }
+        timeline.until_now("host", "device process", begin);
         Ok(devices)
     }
 
@@ -313,8 +337,10 @@ impl Prepared {
 /// Whether a boot may come up where a clone has not.
 fn may_be_the_template_s(error: &Error) -> bool {
     match error {
+        Error::Hypervisor(VmError::Ended(exit)) => !End::from(exit.clone()).killed,
         Error::Hypervisor(error) => !matches!(error, VmError::File { .. }),
-        Error::Agent(_) | Error::Ended(_) | Error::Silent(_) => true,
+        Error::Ended(end) => !end.killed,
+        Error::Agent(_) | Error::Silent(_) => true,
         _ => false,
     }
 }

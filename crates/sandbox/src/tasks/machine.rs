@@ -58,8 +58,8 @@ pub(crate) fn spawn_watch(ready: &Ready, events: UnboundedSender<Event>) {
     let vm = Arc::clone(&ready.vm);
     let devices = Rc::clone(&ready.devices);
     spawn_local(async move {
-        let reason = machine::end_of(vm.as_ref(), &devices).await;
-        report(&events, Event::Down(reason.into()));
+        let end = machine::end_of(vm.as_ref(), &devices).await;
+        report(&events, Event::Down(end.line.into()));
     });
 }
 

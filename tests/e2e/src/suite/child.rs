@@ -18,7 +18,7 @@ use crate::host::Host;
 use crate::leak::{Before, SETTLE};
 use crate::runtime::{Kind, Runtime};
 use crate::scenario::{Scenario, Skip};
-use crate::{isolation, processes, reaper};
+use crate::{isolation, processes, reaper, templates};
 
 /// The folder the suite has made for this scenario, and the one for all.
 pub(super) const FOLDERS: [&str; 2] = ["CASEMATE_E2E_DIR", "CASEMATE_E2E_SHARED"];
@@ -46,7 +46,13 @@ fn prepare(name: &str, modules: Vec<Module>) -> Result<(Host, Scenario)> {
     isolation::enter()?;
     reaper::start()?;
     let runtime = Runtime::find(kind).map_err(|why| anyhow!(why))?;
-    Ok((Host::new(runtime, dir, shared)?, scenario))
+    let host = Host::new(runtime, dir, shared)?;
+    match (kind, scenario.cold) {
+        (Kind::Runc, _) => {}
+        (Kind::Casemate, true) => templates::off(&host)?,
+        (Kind::Casemate, false) => templates::share(&host)?,
+    }
+    Ok((host, scenario))
 }
 
 fn find(name: &str, modules: Vec<Module>) -> Option<(Kind, Scenario)> {

@@ -7,6 +7,10 @@
 
 #[path = "machine/bench.rs"]
 mod bench;
+#[path = "machine/clones.rs"]
+mod clones;
+#[path = "machine/devices.rs"]
+mod devices;
 #[path = "machine/ends.rs"]
 mod ends;
 #[path = "machine/failures.rs"]
@@ -21,6 +25,8 @@ mod running;
 mod scenarios;
 #[path = "machine/tap.rs"]
 mod tap;
+#[path = "machine/templates.rs"]
+mod templates;
 #[path = "machine/walls.rs"]
 mod walls;
 
@@ -36,6 +42,11 @@ const AS_MONITOR: &str = "--as-monitor";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [verb, options @ ..] = arguments.as_slice()
+        && verb == devices::VERB
+    {
+        return devices::serve(options);
+    }
     let wanted = arguments.iter().find(|argument| !argument.starts_with('-'));
     let stage = match Stage::set() {
         Ok(stage) => stage,

@@ -4,9 +4,9 @@
 use std::{
     ffi::CStr,
     fs::{self, File},
-    io::Write,
+    io::{Read, Write},
     ptr::null,
-    thread::sleep,
+    thread::{sleep, spawn},
     time::Duration,
 };
 
@@ -19,7 +19,19 @@ unsafe extern "C" {
         data: *const i8,
     ) -> i32;
     fn reboot(how: i32) -> i32;
+    fn socket(domain: i32, kind: i32, protocol: i32) -> i32;
+    fn bind(socket: i32, address: *const u8, length: u32) -> i32;
+    fn connect(socket: i32, address: *const u8, length: u32) -> i32;
+    fn recv(socket: i32, buffer: *mut u8, length: usize, flags: i32) -> isize;
+    fn send(socket: i32, buffer: *const u8, length: usize, flags: i32) -> isize;
+    fn close(descriptor: i32) -> i32;
 }
+
+const AF_NETLINK: i32 = 16;
+const AF_VSOCK: i32 = 40;
+const SOCK_STREAM: i32 = 1;
+const SOCK_RAW: i32 = 3;
+const NETLINK_KOBJECT_UEVENT: i32 = 15;
 
 const RESTART: i32 = 0x0123_4567;
 const POWER_OFF: i32 = 0x4321_fedc;
@@ -44,6 +56,7 @@ fn main() {
         Some("panic") => return,
         Some("restart") => end(RESTART),
         Some("watch") => watch(&mut console),
+        Some("clone") => be_cloned(&mut console),
         Some("flood") => flood(&mut console),
         Some("idle") => idle(),
         _ => {}
@@ -53,8 +66,10 @@ fn main() {
 
 fn mount_at(name: &CStr, kind: &CStr) {
     fs::create_dir_all(name.to_str().unwrap()).ok();
+    // Of the share the source is the tag.
+    let source = if kind == c"virtiofs" { c"share" } else { kind };
     // SAFETY: all pointers are C strings or null.
-    unsafe { mount(kind.as_ptr(), name.as_ptr(), kind.as_ptr(), 0, null()) };
+    unsafe { mount(source.as_ptr(), name.as_ptr(), kind.as_ptr(), 0, null()) };
 }
 
 fn end(how: i32) {
@@ -100,6 +115,87 @@ fn watch(console: &mut File) {
             known = Some(now);
         }
         sleep(Duration::from_millis(10));
+    }
+}
+
+/// Uses what is plugged as soon as the kernel tells of it.
+fn be_cloned(console: &mut File) {
+    // SAFETY: integers, and an address of the length given: struct sockaddr_nl of
+    // <linux/netlink.h>, which asks for the kernel's own messages.
+    let events = unsafe {
+        let events = socket(AF_NETLINK, SOCK_RAW, NETLINK_KOBJECT_UEVENT);
+        let mut address = [0_u8; 12];
+        address[..2].copy_from_slice(&(AF_NETLINK as u16).to_ne_bytes());
+        address[8] = 1;
+        assert_eq!(bind(events, address.as_ptr(), 12), 0);
+        events
+    };
+    spawn(watch_generation);
+    writeln!(console, "WAITS").ok();
+    let mut message = vec![0; 8192];
+    loop {
+        // SAFETY: the buffer is as long as is said.
+        let length = unsafe { recv(events, message.as_mut_ptr(), message.len(), 0) };
+        let text = String::from_utf8_lossy(&message[..length.max(0) as usize]);
+        let has = |word: &str| text.split('\0').any(|field| field == word);
+        if has("ACTION=bind") && has("DRIVER=vmw_vsock_virtio_transport") {
+            call_host();
+        } else if has("ACTION=bind") && has("DRIVER=virtiofs") {
+            mount_at(c"/share", c"virtiofs");
+            let hello = fs::read_to_string("/share/hello");
+            writeln!(console, "FILE [{}]", hello.unwrap_or_default()).ok();
+        } else if has("ACTION=add") && has("SUBSYSTEM=cpu") {
+            let path = text.split('\0').find_map(|field| field.strip_prefix("DEVPATH="));
+            fs::write(format!("/sys{}/online", path.unwrap_or_default()), "1").ok();
+            let online = fs::read_to_string("/sys/devices/system/cpu/online");
+            writeln!(console, "PROCESSORS [{}]", online.unwrap_or_default().trim()).ok();
+        } else if has("ACTION=online") && has("SUBSYSTEM=memory") {
+            let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+            let kib: Option<u64> = memory.split_whitespace().nth(1).and_then(|n| n.parse().ok());
+            writeln!(console, "MEMORY [{} MiB]", kib.unwrap_or_default() >> 10).ok();
+        } else {
+            continue;
+        }
+        if fs::exists("/share/large").unwrap_or(false) {
+            let large = fs::read("/share/large").unwrap_or_default();
+            let sum: u64 = large.iter().map(|byte| u64::from(*byte)).sum();
+            writeln!(console, "LARGE [{} {sum}]", large.len()).ok();
+            call_host();
+        }
+    }
+}
+
+/// Says when the kernel has been told that it is another machine now.
+fn watch_generation() {
+    let mut messages = File::open("/dev/kmsg").expect("the kernel's messages");
+    let mut message = [0; 8192];
+    while let Ok(length) = messages.read(&mut message) {
+        if String::from_utf8_lossy(&message[..length]).contains("virtual machine fork") {
+            let mut console = File::create("/dev/console").expect("a console");
+            writeln!(console, "GENERATION").ok();
+        }
+    }
+}
+
+/// Says to the host what only this machine can know.
+fn call_host() {
+    let mut identity = [0; 16];
+    File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut identity))
+        .expect("random numbers");
+    let text = format!("random {:032x}", u128::from_ne_bytes(identity));
+    // SAFETY: integers, an address of the length given (struct sockaddr_vm of
+    // <linux/vm_sockets.h>: the host's port 1024), and a buffer as long as is said.
+    unsafe {
+        let call = socket(AF_VSOCK, SOCK_STREAM, 0);
+        let mut address = [0_u8; 16];
+        address[..2].copy_from_slice(&(AF_VSOCK as u16).to_ne_bytes());
+        address[4..8].copy_from_slice(&1024_u32.to_ne_bytes());
+        address[8..12].copy_from_slice(&2_u32.to_ne_bytes());
+        if connect(call, address.as_ptr(), 16) == 0 {
+            send(call, text.as_ptr(), text.len(), 0);
+        }
+        close(call);
     }
 }
 

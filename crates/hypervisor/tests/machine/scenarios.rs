@@ -1,6 +1,6 @@
 //! What is true of every machine.
 
-use crate::{Scenario, ends::*, failures::*, plugging::*, running::*, walls::*};
+use crate::{Scenario, ends::*, failures::*, plugging::*, running::*, templates::*, walls::*};
 
 macro_rules! scenarios {
     ($($name:ident),+ $(,)?) => {
@@ -27,4 +27,7 @@ scenarios![
     a_failed_start_says_why,
     a_silent_start_has_an_end,
     a_weak_host_is_refused,
+    clones_go_on_where_the_machine_was_saved,
+    recipes_are_stable_and_tell_machines_apart,
+    a_clone_becomes_larger,
 ];

@@ -1,0 +1,1 @@
+//! Machines that cannot be restored.

@@ -2,6 +2,7 @@
 
 mod clients;
 mod ends;
+mod late_files;
 mod sandbox;
 
 use std::time::Duration;
@@ -28,6 +29,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
             .map(|one| one.only_vm("runc's containers can be in namespaces of everybody")),
     );
     all.extend(ends::scenarios());
+    all.extend(late_files::scenarios());
     all.extend(sandbox::scenarios());
     all.extend(clients::scenarios());
     all

@@ -2,6 +2,7 @@
 
 mod agent;
 mod fragments;
+mod holes;
 mod initrd;
 mod kernel;
 mod patches;

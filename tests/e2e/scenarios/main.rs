@@ -73,12 +73,12 @@ fn main() -> ExitCode {
         ("pods", pods::scenarios()),
         ("templates", templates::scenarios()),
         ("cold_run", without_templates(run::scenarios())),
-        ("cold_life_cycle", without_templates(life_cycle::scenarios())),
+        (
+            "cold_life_cycle",
+            without_templates(life_cycle::scenarios()),
+        ),
         ("cold_exec", without_templates(exec::scenarios())),
         ("cold_engine", without_templates(engine::scenarios())),
-        (
-            "cold_containerd16",
-            without_templates(containerd::scenarios(containerd::V16)),
-        ),
+        ("cold_containerd", without_templates(containerd::basics())),
     ])
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde_json::Value;
 
 use crate::host::Host;
 use crate::images::once;
@@ -63,7 +64,10 @@ pub(crate) fn off(host: &Host) -> Result<()> {
     let (upper, work) = (place("upper")?, place("work")?);
     let drop_ins = upper.join("casemate/config.d");
     fs::create_dir_all(&drop_ins)?;
-    fs::write(drop_ins.join("templates.toml"), "[template]\nmode = \"off\"\n")?;
+    fs::write(
+        drop_ins.join("templates.toml"),
+        "[template]\nmode = \"off\"\n",
+    )?;
     let options = format!(
         "lowerdir=/etc,upperdir={},workdir={}",
         upper.display(),
@@ -86,4 +90,44 @@ pub fn await_makers() {
     while !makers().is_empty() && Instant::now() < deadline {
         sleep(Duration::from_millis(20));
     }
+}
+
+/// From which template each sandbox of this scenario began; none for one that
+/// booted.
+pub fn origins(host: &Host) -> Result<Vec<Option<String>>> {
+    let mut monitors = processes::ours();
+    monitors.retain(|process| process.has_word("monitor") && process.has_word("--directory"));
+    let after = |process: &Process, flag: &str| {
+        let mut words = process.argv.iter().skip_while(|word| *word != flag);
+        words.nth(1).cloned()
+    };
+    let origin = |process: &Process| -> Result<Option<String>> {
+        let root = after(process, "--root").context("a monitor without a root")?;
+        let id = after(process, "--id").context("a monitor without an id")?;
+        origin(host, &["--root", &root], &id)
+    };
+    monitors.iter().map(origin).collect()
+}
+
+/// From which template the sandbox of a container began; none when it booted.
+pub fn origin(host: &Host, flags: &[&str], id: &str) -> Result<Option<String>> {
+    let words = [flags, &["timeline", "--format", "json", id]].concat();
+    let told = host.oci(&words).run()?.ok()?;
+    let told: Value = serde_json::from_slice(&told.stdout).context("the JSON of `timeline`")?;
+    let spans = told["spans"].as_array().context("a list of spans")?;
+    let cloned = spans.iter().filter(|span| span["part"] == "vmm");
+    let mut keys = cloned.filter_map(|span| span["name"].as_str()?.strip_prefix("clone of "));
+    Ok(keys.next().map(str::to_owned))
+}
+
+/// What `template list` says.
+pub fn listed(host: &Host, flags: &[&str]) -> Result<Vec<Value>> {
+    let words = [flags, &["template", "list", "--format", "json"]].concat();
+    let told = host.oci(&words).run()?.ok()?;
+    let told: Value =
+        serde_json::from_slice(&told.stdout).context("the JSON of `template list`")?;
+    let list = told["templates"]
+        .as_array()
+        .context("a list of templates")?;
+    Ok(list.clone())
 }

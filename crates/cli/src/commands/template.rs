@@ -6,12 +6,15 @@ mod show;
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use casemate_config::Config;
+use casemate_config::{Config, Templates};
 use casemate_hypervisor::qemu::{Qemu, Settings};
 use casemate_sandbox::template::{self, Fit, Key, Made, Pruned, Store};
 use tokio::task::LocalSet;
 
-use crate::arguments::{Global, TemplateVerb};
+use crate::{
+    arguments::{Global, TemplateVerb},
+    log,
+};
 
 /// # Errors
 /// For a bad configuration, a store that cannot be used, and a template that
@@ -28,6 +31,30 @@ pub fn run(global: &Global, verb: &TemplateVerb) -> Result<ExitCode> {
         TemplateVerb::Delete { all, keys } => delete(&store, *all, keys),
         TemplateVerb::Prune => prune(&config, &store),
     }
+}
+
+/// What `check` says: one line.
+pub fn verdict(config: &Config) -> String {
+    let place = config.template.directory.display();
+    if config.template.mode == Templates::Off {
+        return "off (template.mode): every machine boots".to_owned();
+    }
+    let said = || -> Result<String> {
+        let store = Store::at(&config.template.directory);
+        let list = store.list()?;
+        let bytes = show::mib(list.iter().map(|one| one.bytes).sum());
+        let fit = fit(config)?.1;
+        let there = list
+            .iter()
+            .any(|one| one.key == *fit.key() && one.header.is_ok());
+        let fitting = match (there, store.failure(fit.key())) {
+            (true, _) => format!("{} fits", fit.key()),
+            (false, None) => "the next start has one made".to_owned(),
+            (false, Some(failure)) => format!("none could be made: {}", failure.reason),
+        };
+        Ok(format!("{fitting}; {} in {place}, {bytes}", list.len()))
+    };
+    said().unwrap_or_else(|error| format!("not used: {}", log::one_line(&error)))
 }
 
 /// Why there is no template, and which it would have been.

@@ -23,6 +23,9 @@ use crate::{isolation, processes, reaper, templates};
 /// The folder the suite has made for this scenario, and the one for all.
 pub(super) const FOLDERS: [&str; 2] = ["CASEMATE_E2E_DIR", "CASEMATE_E2E_SHARED"];
 
+/// "off": no scenario uses templates, but those of templates themselves.
+const TEMPLATES: &str = "CASEMATE_E2E_TEMPLATES";
+
 pub(super) fn main(name: &str, modules: Vec<Module>) -> ExitCode {
     match prepare(name, modules) {
         Ok((host, scenario)) => conclude(Arc::new(host), &scenario),
@@ -47,7 +50,8 @@ fn prepare(name: &str, modules: Vec<Module>) -> Result<(Host, Scenario)> {
     reaper::start()?;
     let runtime = Runtime::find(kind).map_err(|why| anyhow!(why))?;
     let host = Host::new(runtime, dir, shared)?;
-    match (kind, scenario.cold) {
+    let cold = scenario.cold || env::var(TEMPLATES).as_deref() == Ok("off");
+    match (kind, cold) {
         (Kind::Runc, _) => {}
         (Kind::Casemate, true) => templates::off(&host)?,
         (Kind::Casemate, false) => templates::share(&host)?,

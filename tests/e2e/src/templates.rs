@@ -51,7 +51,8 @@ fn bind(folder: &Path) -> Result<()> {
 
 /// From now on this scenario has a store of its own, which is empty.
 pub fn own() -> Result<()> {
-    umount2(STORE, MntFlags::empty()).context(STORE)
+    umount2(STORE, MntFlags::empty()).context(STORE)?;
+    fs::remove_dir(STORE).context(STORE)
 }
 
 /// The configuration of this scenario's machine says that there are none.

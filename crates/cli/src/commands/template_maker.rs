@@ -22,7 +22,7 @@ pub fn run() -> Result<ExitCode> {
     let view = View::from_descriptors([namespace.context("view")?, root.context("view")?]);
     view.enter().context("the host's files")?;
     // Somebody else's start is more urgent; that it is not is no reason to give up.
-    if let Err(error) = priority::lowest() {
+    if let Err(error) = priority::lower() {
         tracing::warn!(%error, "made with the priority of everybody");
     }
     let made = template::make(&config);

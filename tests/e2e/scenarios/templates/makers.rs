@@ -107,7 +107,7 @@ fn background_has_nothing_of_the_sandbox(host: &Host) -> Result<()> {
     let nice = nice
         .rsplit_once(") ")
         .and_then(|(_, rest)| rest.split(' ').nth(16));
-    ensure!(nice.is_none_or(|nice| nice == "19"), "{nice:?}");
+    ensure!(nice.is_none_or(|nice| nice == "10"), "{nice:?}");
     let group = fs::read_to_string(format!("{folder}/cgroup")).unwrap_or_default();
     ensure!(!group.contains(bundle.cgroup()), "{group}");
     container.delete_force()?;

@@ -12,10 +12,12 @@ RUN_PACKAGES=(qemu-system-x86 podman netavark aardvark-dns iproute2 iptables nft
 # shellcheck disable=SC2034 # used by the callers
 TEST_PACKAGES=(
     runc           # to compare with
+    crun           # to measure beside
+    runsc          # to measure beside: gVisor
     buildah        # builds images, by the runtime
     catatonit      # is the first container of podman's pods
     shellcheck     # lints these scripts
-    busybox-static # is in the containers of the agent's own tests
+    busybox-static # is in the containers of the agent's own tests and of the measurements
     iperf3         # loads networks
     containernetworking-plugins # makes the networks of containerd's pods
     e2fsprogs      # makes disks and looks into them

@@ -44,6 +44,7 @@ mod limits;
 mod loopback;
 mod names;
 mod network;
+mod quiet;
 mod reaper;
 mod sandbox;
 mod server;
@@ -104,6 +105,7 @@ async fn serve(transport: &Transport, mut timeline: Timeline) -> Result<()> {
     timeline.mark("dial");
     if matches!(transport, Transport::Vsock) {
         boot::leave_initramfs()?;
+        quiet::settle();
     }
     boot::make_directories()?;
     timeline.mark("file systems");

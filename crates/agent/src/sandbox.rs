@@ -234,7 +234,11 @@ impl Sandbox {
     }
 
     /// Adds a process to a container; it waits before exec unless it is to start.
-    pub(crate) async fn add(self: Arc<Self>, request: AddProcessRequest) -> Result<u32> {
+    pub(crate) async fn add(
+        self: Arc<Self>,
+        request: AddProcessRequest,
+    ) -> Result<(u32, Vec<Span>)> {
+        let mut timeline = Timeline::since(now());
         let exec = &request.exec_id;
         limits::id("exec id", exec)?;
         limits::process(&request.process)?;
@@ -248,13 +252,18 @@ impl Sandbox {
         container.settle(exec, added.as_ref().ok().map(Arc::clone));
         self.settled.notify_waiters();
         let process = added?;
-        if request.start
-            && let Err(error) = process.start().await
-        {
-            container.settle(exec, None);
-            return Err(error);
+        timeline.mark("make");
+        let mut spans = timeline.into_spans();
+        if request.start {
+            match process.start().await {
+                Ok(span) => spans.push(span),
+                Err(error) => {
+                    container.settle(exec, None);
+                    return Err(error);
+                }
+            }
         }
-        Ok(process.pid)
+        Ok((process.pid, spans))
     }
 
     /// Makes the network what the request says.

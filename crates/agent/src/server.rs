@@ -130,9 +130,10 @@ impl agent_ttrpc::Agent for Service {
         _: &TtrpcContext,
         request: AddProcessRequest,
     ) -> ttrpc::Result<AddProcessResponse> {
-        let pid = complete(self.sandbox()?.add(request)).await?;
+        let (pid, spans) = complete(self.sandbox()?.add(request)).await?;
         Ok(AddProcessResponse {
             pid,
+            spans,
             ..Default::default()
         })
     }

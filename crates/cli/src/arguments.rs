@@ -105,6 +105,8 @@ pub enum Verb {
     Template(Template),
     /// Show what sandboxes take of the host's memory, by process and by kind
     Memory(Memory),
+    /// Measure this runtime beside others and a bare virtual machine
+    Bench(Box<casemate_bench::Options>),
     /// Register the runtime with a client
     Install(Install),
     /// Serve one sandbox
@@ -467,6 +469,9 @@ pub struct Monitor {
     pub cgroup: Option<String>,
     #[arg(long)]
     pub begun_ns: u64,
+    /// When this process was made, on the same clock.
+    #[arg(long)]
+    pub spawned_ns: u64,
     /// containerd is the client, its socket is at descriptor 5
     #[arg(long, requires = "bundle")]
     pub containerd_namespace: Option<String>,

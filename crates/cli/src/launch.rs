@@ -26,7 +26,7 @@ use casemate_sandbox::{
     size::HostSize,
     spec::{self, Bundle, HostPath, HostSpec, LiveHost, NetworkNamespace},
     stand_in::{self, Announcement},
-    timeline::now_ns,
+    timeline::begin_of_process_ns,
 };
 
 use crate::{
@@ -51,7 +51,7 @@ pub struct Launched {
 /// # Errors
 /// One line that says why; nothing is left then.
 pub fn launch(global: &Global, arguments: &Create, foreground: bool) -> Result<Launched> {
-    let begun_ns = now_ns();
+    let begun_ns = begin_of_process_ns();
     let place = Place::of(global, &arguments.id)?;
     let config = Config::load(global.config.as_deref())?;
     let bundle = fs::canonicalize(&arguments.bundle)

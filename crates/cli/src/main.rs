@@ -66,6 +66,7 @@ fn main() -> ExitCode {
         Verb::Template(arguments) => commands::template::run(&global, &arguments.verb),
         Verb::TemplateMaker => commands::template_maker::run(),
         Verb::Memory(arguments) => commands::memory::run(&global, &arguments),
+        Verb::Bench(options) => commands::bench::run(&global, &options),
         Verb::Install(arguments) => commands::install::run(&arguments),
         Verb::Monitor(arguments) => commands::monitor::run(arguments),
         Verb::StandIn(arguments) => commands::stand_in::run(&arguments),

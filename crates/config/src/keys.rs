@@ -37,7 +37,7 @@ keys! {
         /// Whether the host's kernel may merge equal pages of sandboxes (KSM,
         /// Linux 6.4 or later; somebody has to write 1 to
         /// `/sys/kernel/mm/ksm/run`). What can be merged is what monitor, VMM and
-        /// device process have for themselves: some 2 MiB of an emulated sandbox.
+        /// device process have for themselves: some 3 MiB of an emulated sandbox.
         /// The guest's memory cannot, as VMM and device process share it. `on`
         /// weakens the wall between sandboxes: a page that is merged takes longer
         /// to write, by which one sandbox can find out what another has in memory.

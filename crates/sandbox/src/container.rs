@@ -72,8 +72,8 @@ impl Phase {
 /// A process of a container.
 pub(crate) struct Process {
     pub(crate) phase: Phase,
-    /// Process id on the host, for clients: the stand-in's, or without one the
-    /// monitor's.
+    /// Process id on the host, for clients: the stand-in's, or for an exec without
+    /// one that of the container's.
     pub(crate) pid: u32,
     pub(crate) stand_in: Option<StandIn>,
     /// Who made it deletes it; one of the command line's is forgotten when it
@@ -137,6 +137,8 @@ pub(crate) struct Container {
     /// Its init as the guest was told, for what execs inherit.
     pub(crate) process: casemate_protocol::agent::Process,
     pub(crate) created: String,
+    /// When its client was told that it is made, on the timeline's clock.
+    pub(crate) told_ns: Option<u64>,
     pub(crate) init: Process,
     pub(crate) execs: BTreeMap<Id, Process>,
     /// All its processes are frozen.

@@ -15,7 +15,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -215,8 +215,11 @@ impl Ledger {
                 path: directory.to_owned(),
             });
         }
-        // Processes first, whenever they came: they hold on to the rest.
+        // Processes first, whenever they came: they hold on to the rest. The end of
+        // one takes as long as the memory that it gives back is large, so none
+        // begins to die only when another one has.
         resources.sort_by_key(|resource| matches!(resource, Resource::Process { .. }));
+        resources.iter().for_each(Resource::doom);
         let mut first_failure = Ok(());
         for resource in resources.into_iter().rev() {
             if let Err(source) = resource.undo() {
@@ -245,6 +248,17 @@ impl Ledger {
 }
 
 impl Resource {
+    /// Has a process begin to die; [`undo`](Self::undo) waits for its end, and
+    /// tells what goes wrong.
+    fn doom(&self) {
+        if let Self::Process {
+            pid, start_time, ..
+        } = self
+        {
+            let _ = signal(*pid, *start_time);
+        }
+    }
+
     fn undo(&self) -> io::Result<()> {
         let result = match self {
             Self::Directory { path } => remove_directory(path),
@@ -297,22 +311,9 @@ fn remove_directory(directory: &Path) -> io::Result<()> {
 
 /// Kills a process and waits until it is gone.
 fn kill(pid: u32, expected: u64) -> io::Result<()> {
-    if pid == std::process::id() {
+    let Some(pidfd) = signal(pid, expected)? else {
         return Ok(());
-    }
-    let pidfd = match casemate_linux::process::pidfd_open(pid) {
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
-        other => other?,
     };
-    // Looked at after the pidfd pinned the process. A zombie counts: threads of
-    // it may live on and hold what the process held.
-    if identity(pid).is_none_or(|(_, start_time)| start_time != expected) {
-        return Ok(());
-    }
-    match casemate_linux::process::signal_pidfd(pidfd.as_fd(), libc::SIGKILL) {
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
-        other => other?,
-    }
     let timeout = PollTimeout::try_from(DEATH_DEADLINE).expect("seconds fit");
     match poll(
         &mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)],
@@ -320,6 +321,26 @@ fn kill(pid: u32, expected: u64) -> io::Result<()> {
     )? {
         0 => Err(io::Error::from(io::ErrorKind::TimedOut)),
         _ => Ok(()),
+    }
+}
+
+/// Sends a process SIGKILL. None when it is gone, or this one.
+fn signal(pid: u32, expected: u64) -> io::Result<Option<OwnedFd>> {
+    if pid == std::process::id() {
+        return Ok(None);
+    }
+    let pidfd = match casemate_linux::process::pidfd_open(pid) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        other => other?,
+    };
+    // Looked at after the pidfd pinned the process. A zombie counts: threads of
+    // it may live on and hold what the process held.
+    if identity(pid).is_none_or(|(_, start_time)| start_time != expected) {
+        return Ok(None);
+    }
+    match casemate_linux::process::signal_pidfd(pidfd.as_fd(), libc::SIGKILL) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        other => other.map(|()| Some(pidfd)),
     }
 }
 

@@ -11,6 +11,7 @@
 //! is in the ledger. A machine begins as a clone of a [template](crate::template)
 //! where one fits; when that fails, it boots.
 
+mod guest;
 mod identity;
 mod sockets;
 mod spec;

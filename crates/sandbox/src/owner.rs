@@ -55,7 +55,7 @@ pub(crate) enum Event {
     /// The stand-in of a process has ended before its process.
     StandInGone(Key),
     /// Nothing is left of a container on the host.
-    Removed(Farewell),
+    Removed(Farewell, Timeline),
     /// Nobody has asked for a container in time.
     Deserted,
 }
@@ -234,7 +234,7 @@ impl Owner {
                 self.resize(&key, size.columns.into(), size.rows.into(), ignored);
             }
             Event::StandInGone(key) => self.stand_in_gone(&key),
-            Event::Removed(farewell) => self.removed(farewell),
+            Event::Removed(farewell, timeline) => self.removed(farewell, timeline),
             Event::Deserted => self.deserted(),
         }
     }

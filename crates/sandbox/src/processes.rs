@@ -22,7 +22,7 @@ use casemate_linux::{
 use nix::libc;
 use tokio::io::AsyncReadExt;
 
-use crate::{identifier::Id, stand_in};
+use crate::{identifier::Id, stand_in, timeline::now_ns};
 
 /// The monitor's log in the sandbox's directory.
 const MONITOR_LOG: &str = "monitor.log";
@@ -344,6 +344,7 @@ fn command_line(start: MonitorStart<'_>) -> Vec<String> {
         say("--cgroup", cgroup.to_owned());
     }
     say("--begun-ns", start.begun_ns.to_string());
+    say("--spawned-ns", now_ns().to_string());
     say("--log-level", start.config.log.level.to_string());
     say("--template-vcpus", start.template.vcpus.to_string());
     say(

@@ -36,6 +36,7 @@ impl Monitor for MonitorService {
             name: span.name,
             begin_ns: span.begin_ns,
             end_ns: span.end_ns,
+            activity: span.activity,
             ..Default::default()
         });
         Ok(TimelineResponse {

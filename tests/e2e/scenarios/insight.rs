@@ -57,6 +57,13 @@ fn timeline(host: &Host) -> Result<()> {
         all_within < 60_000_000_000,
         "one start took {all_within} ns"
     );
+    let start = &told["start"];
+    let whole = number(start, "endNs")? - number(start, "beginNs")?;
+    let explained = number(start, "explainedNs")?;
+    ensure!(
+        explained * 100 >= whole * 95,
+        "of {whole} ns of a start, {explained} have a name\n{told}"
+    );
     container.delete_force()
 }
 
@@ -66,6 +73,10 @@ fn timeline_for_people(host: &Host) -> Result<()> {
     for part in PARTS {
         contains(&told.text(), part)?;
     }
+    contains(&told.text(), "\nexplained: ")?;
+    host.oci(&["exec", &container.id, "true"]).run()?.ok()?;
+    let told = host.oci(&["timeline", &container.id]).run()?.ok()?;
+    contains(&told.text(), "\nexec ")?;
     container.delete_force()
 }
 

@@ -23,6 +23,7 @@ mod kill_matrix;
 mod kubernetes;
 mod life_cycle;
 mod many;
+mod measured;
 mod network;
 mod podman_build;
 mod podman_life;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     casemate_e2e::main(vec![
         ("suite", suite::scenarios()),
         ("run", run::scenarios()),
+        ("measured", measured::scenarios()),
         ("streams", streams::scenarios()),
         ("sight", sight::scenarios()),
         ("files", files::scenarios()),

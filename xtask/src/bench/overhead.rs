@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use casemate_bench::{
+    bundle::Bundle,
+    flat, memory,
+    runtime::{Running, Runtime},
+};
+use serde_json::Value;
 
-use super::bundle::Bundle;
-use super::runtime::{Program, Running, Runtime};
-use super::weight::{Process, Weight};
+use super::Program;
 
 /// Options of `cargo xtask bench overhead`.
 #[derive(clap::Args)]
@@ -19,91 +22,52 @@ pub(crate) struct Options {
     program: Program,
 }
 
-/// Kubernetes counts memory in these.
-const MIB: f64 = 1024.0;
-
 /// Measures an idle pod of one container beside its first, which only waits, as Kubernetes makes
 /// them, and prints a table.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let bundle = Bundle::new(folder.path())?;
+    let subject = super::subject(options.program.path()?, None);
+    let bundle = Bundle::new(&subject, folder.path(), None)?;
     bundle.set_program(&["sleep", "100000"])?;
-    let runtime = Runtime::casemate(&options.program.path()?, folder.path());
+    let runtime = Runtime::casemate(&subject, &super::variant(), folder.path())?;
     let first = runtime.run_detached(&bundle, "overhead")?;
-    join(&bundle, &first)?;
+    flat::join(&bundle, &first)?;
     let member = runtime.run_detached(&bundle, "overhead-1")?;
     let wait = Duration::from_secs(options.seconds);
     std::thread::sleep(wait);
-    let processes = Process::of_sandbox(&first, &[&member])?;
-    let before = ticks(&processes)?;
+    let before = memory::of_sandbox(&first)?.nanoseconds()?;
     std::thread::sleep(wait);
-    let used = ticks(&processes)? - before;
+    let weight = memory::of_sandbox(&first)?;
+    let used = weight.nanoseconds()? - before;
 
     println!("{:12} {:>12} {:>16}", "", "own", "of the guest's");
-    let mut weights = Vec::new();
-    for process in &processes {
-        let weight = process.weight()?;
-        print_line(&process.role, weight);
-        weights.push(weight);
+    for (role, own, guest) in weight.own_and_guest_mib() {
+        println!("{role:12} {own:>8.1} MiB {guest:>12.1} MiB");
     }
-    let sum: Weight = weights.into_iter().sum();
-    print_line("all", sum);
-    let workload = usage_kib(&first)? + usage_kib(&member)?;
+    let own = weight.pss_mib() - weight.guest_mib();
     println!(
-        "\nof the guest's, the containers use {:.1} MiB",
-        workload as f64 / MIB
+        "{:12} {own:>8.1} MiB {:>12.1} MiB",
+        "all",
+        weight.guest_mib()
     );
-    let idle = sum.all().saturating_sub(workload);
+    let workload = usage_mib(&first)? + usage_mib(&member)?;
+    println!("\nof the guest's, the containers use {workload:.1} MiB");
     println!(
         "idle pod without them:             {:.1} MiB",
-        idle as f64 / MIB
+        weight.pss_mib() - workload
     );
-    let most = sum.own + sum.machine;
     println!(
         "and with all of its machine's memory: {:.1} MiB",
-        most as f64 / MIB
+        own + weight.machine_mib()
     );
-    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("CLK_TCK")?;
-    let seconds = used as f64 / per_second as f64;
-    let cores = seconds / wait.as_secs_f64() * 1000.0;
+    let cores = used as f64 / wait.as_nanos() as f64 * 1000.0;
     println!("processor time while it is idle:   {cores:.1} thousandths of one");
     Ok(())
 }
 
-/// The containers of this bundle are in the sandbox of `first` from now on.
-fn join(bundle: &Bundle, first: &Running) -> Result<()> {
-    let pid = first.pid()?;
-    bundle.edit(|spec| {
-        for namespace in spec["linux"]["namespaces"]
-            .as_array_mut()
-            .into_iter()
-            .flatten()
-        {
-            let name = match namespace["type"].as_str() {
-                Some("network") => "net",
-                Some("ipc") => "ipc",
-                Some("uts") => "uts",
-                _ => continue,
-            };
-            namespace["path"] = json!(format!("/proc/{pid}/ns/{name}"));
-        }
-        // The host name is that of the namespace.
-        spec.as_object_mut().map(|spec| spec.remove("hostname"));
-    })
-}
-
-fn ticks(processes: &[Process]) -> Result<u64> {
-    processes.iter().map(Process::ticks).sum()
-}
-
-fn print_line(name: &str, weight: Weight) {
-    let [own, guest] = [weight.own, weight.guest].map(|kib| kib as f64 / MIB);
-    println!("{name:12} {own:>8.1} MiB {guest:>12.1} MiB");
-}
-
 /// What a container's cgroup in the guest counts, its files' cache included.
-fn usage_kib(container: &Running) -> Result<u64> {
+fn usage_mib(container: &Running) -> Result<f64> {
     let told: Value = serde_json::from_str(&container.call("events", &["--stats"])?)?;
     let usage = &told["data"]["memory"]["usage"]["usage"];
-    Ok(usage.as_u64().with_context(|| told.to_string())? >> 10)
+    Ok(usage.as_f64().with_context(|| told.to_string())? / f64::from(1 << 20))
 }

@@ -3,13 +3,24 @@
 //! (`tests/e2e/measurements/pod.rs`); this shows it.
 
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
+use casemate_bench::Samples;
+use casemate_bench::report::{Row, Table};
 use serde_json::Value;
 
-use super::turns::{self, Contender, Options};
+use super::Program;
 use crate::{clients, command, workspace};
+
+/// Options of `cargo xtask bench pod`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Runs of each, of which the median is shown
+    #[arg(long, default_value_t = 20)]
+    runs: usize,
+    #[command(flatten)]
+    program: Program,
+}
 
 /// Measures and prints a table for each way to start, and the weights.
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -23,8 +34,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .arg(options.runs.to_string());
     let measured: Value = serde_json::from_str(&command::output(&mut cargo)?)?;
     for table in list(&measured["tables"])? {
-        let contenders = list(table)?.iter().map(contender);
-        turns::print_table(&contenders.collect::<Result<Vec<_>>>()?, "x runc");
+        let rows = list(table)?.iter().map(row).collect::<Result<_>>()?;
+        println!("{}", Table::new("by containerd", "s", rows).text());
     }
     for pod in list(&measured["weights"])? {
         print_weights(pod)?;
@@ -32,14 +43,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn contender(measured: &Value) -> Result<Contender> {
-    let seconds = list(&measured["seconds"])?.iter();
-    let times = seconds.map(|one| one.as_f64().map(Duration::from_secs_f64));
-    let times: Option<Vec<Duration>> = times.collect();
-    Ok(Contender::measured(
-        text(&measured["name"])?,
-        times.context("a time is a number")?,
-    ))
+fn row(measured: &Value) -> Result<Row> {
+    let seconds = list(&measured["seconds"])?.iter().map(Value::as_f64);
+    let seconds: Option<Vec<f64>> = seconds.collect();
+    Ok(Row {
+        name: text(&measured["name"])?.to_owned(),
+        samples: seconds
+            .and_then(Samples::new)
+            .context("times are numbers")?,
+    })
 }
 
 fn print_weights(pod: &Value) -> Result<()> {

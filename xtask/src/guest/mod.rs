@@ -3,7 +3,6 @@
 mod agent;
 mod fragments;
 mod holes;
-mod initrd;
 mod kernel;
 mod patches;
 mod source;
@@ -13,9 +12,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::{bench, cache, workspace};
+use casemate_bench::cpio;
 
-pub(crate) use initrd::{Entry, archive, archive_with};
+use crate::{bench, cache, workspace};
 
 /// Options of `cargo xtask guest`.
 #[derive(clap::Args)]
@@ -62,7 +61,7 @@ fn install_initrd(folder: &Path) -> Result<()> {
     let agent = agent::build()?;
     let program = fs::read(&agent).with_context(|| format!("{}", agent.display()))?;
     let path = folder.join("initrd.cpio");
-    write(&path, &initrd::archive(&program))?;
+    write(&path, &cpio::archive(&program))?;
     tell_size(&path)
 }
 
@@ -78,4 +77,17 @@ fn tell_size(path: &Path) -> Result<()> {
     let size = fs::metadata(path)?.len() as f64 / f64::from(1 << 20);
     println!("{}: {size:.1} MiB", path.display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_agent_gives_the_same_bytes() {
+        assert_eq!(
+            cache::sha256(&cpio::archive(b"agent")),
+            "c359dbcfbeb3a0dfeb16f5ada86f53134cac6a866e775262fc8947dfe8bd5824"
+        );
+    }
 }

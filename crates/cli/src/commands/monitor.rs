@@ -56,7 +56,9 @@ async fn serve(arguments: Monitor, config: File, readiness: &mut File) -> Result
         tracing::warn!("{warning}");
     }
     let mut timeline = Timeline::default();
-    timeline.until_now("host", "command line", arguments.begun_ns);
+    let (begun, spawned) = (arguments.begun_ns, arguments.spawned_ns);
+    timeline.add("host", "command line", begun, spawned);
+    timeline.until_now("host", "monitor begins", spawned);
     let config: Config = serde_json::from_reader(config).context("configuration")?;
     merge_memory(&config)?;
     let door = door(&arguments)?;

@@ -144,6 +144,14 @@ impl Machine {
         }
     }
 
+    /// The end of a process that is about to end.
+    pub(super) async fn ended(&self) -> Exit {
+        if timeout(COMMAND_LIMIT, self.process.exited()).await.is_err() {
+            self.process.kill();
+        }
+        self.process.exited().await
+    }
+
     /// Reads a file of the process below `/proc`.
     fn proc(&self, file: &str) -> Result<String, Error> {
         let path = self.process.proc(file);

@@ -66,6 +66,9 @@ pub(super) enum Event {
     Migration { status: String },
 }
 
+/// Events that a listener may be behind.
+const EVENTS: usize = 64;
+
 /// The client's side of a connection.
 pub(super) struct Qmp {
     /// Held while a command is under way.
@@ -82,7 +85,8 @@ struct Writer {
 /// Between the reading task and the callers. A lock is never held across a wait.
 struct Shared {
     pending: Mutex<Pending>,
-    events: broadcast::Sender<Event>,
+    /// Nothing once the connection is closed, so that who listens sees the end.
+    events: Mutex<Option<broadcast::Sender<Event>>>,
 }
 
 enum Pending {
@@ -111,7 +115,7 @@ impl Qmp {
         };
         let shared = Arc::new(Shared {
             pending: Mutex::new(Pending::Nothing),
-            events: broadcast::channel(64).0,
+            events: Mutex::new(Some(broadcast::channel(EVENTS).0)),
         });
         let reader = tokio::spawn(read(lines, Arc::clone(&shared), shutdowns));
         Ok(Self {
@@ -123,7 +127,10 @@ impl Qmp {
 
     /// Events from now on.
     pub(super) fn events(&self) -> broadcast::Receiver<Event> {
-        self.shared.events.subscribe()
+        match &*locked(&self.shared.events) {
+            Some(events) => events.subscribe(),
+            None => broadcast::channel(EVENTS).1,
+        }
     }
 
     /// Executes a command.
@@ -212,6 +219,12 @@ impl Writer {
 }
 
 impl Shared {
+    fn tell(&self, event: Event) {
+        if let Some(events) = &*locked(&self.events) {
+            let _ = events.send(event);
+        }
+    }
+
     /// Takes the place of a command that ran out of time, if there was one.
     fn expect(&self, id: u64) -> io::Result<oneshot::Receiver<Answer>> {
         let mut pending = locked(&self.pending);
@@ -246,7 +259,7 @@ async fn read(
                 // The first reasons are enough, should nobody take them.
                 Some(Told::Shutdown(reason)) => drop(shutdowns.try_send(reason)),
                 // Without a listener it is of no interest to anybody.
-                Some(Told::Event(event)) => drop(shared.events.send(event)),
+                Some(Told::Event(event)) => shared.tell(event),
                 None => {}
             },
             Ok(Message::Greeting { .. }) => {}
@@ -257,6 +270,7 @@ async fn read(
         }
     }
     *locked(&shared.pending) = Pending::Closed;
+    *locked(&shared.events) = None;
 }
 
 /// Nothing panics while it holds one of these locks.

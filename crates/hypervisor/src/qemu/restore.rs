@@ -6,19 +6,18 @@ use std::{
     os::{fd::AsFd, unix::net::UnixStream as StdStream},
 };
 
-use casemate_linux::process::Exit;
-use nix::libc::SIGKILL;
+use casemate_linux::process;
 use tokio::{io::AsyncWriteExt, net::UnixStream};
 
 use super::{
     Qemu,
     commands::{GetFd, MigrateIncoming},
     machine::Machine,
-    migration::{self, STATE},
+    migration::{End, STATE},
     process::spawning,
 };
 use crate::{
-    BootSpec, Device, Error, TemplateFiles, Vm,
+    BootSpec, Device, Error, Exit, TemplateFiles, Vm,
     memory::{Copying, Zeroes},
 };
 
@@ -76,14 +75,10 @@ impl Machine {
         };
         let ((), ended) = tokio::join!(sent, self.migrated(&mut events));
         match ended {
-            Ok(migration::End::Completed) => Ok(()),
-            Ok(migration::End::Failed) => Err(broken("state: QEMU does not take it".to_owned())),
-            // Somebody else's doing, or the kernel's for want of memory.
-            Err(Error::Ended(exit)) if exit.status == Exit::Signal(SIGKILL) => {
-                Err(Error::Ended(exit))
-            }
-            // It ends itself when it cannot make sense of the state.
-            Err(Error::Ended(exit)) => Err(broken(format!("state: {exit}"))),
+            Ok(End::Completed) => Ok(()),
+            // It ends itself when it cannot make sense of the state, and says why.
+            Ok(End::Failed) => Err(refused(self.ended().await)),
+            Err(Error::Ended(exit)) => Err(refused(exit)),
             Err(error) => Err(error),
         }
     }
@@ -100,6 +95,14 @@ pub(super) fn stream() -> Result<(UnixStream, StdStream), Error> {
 
 pub(super) fn broken(problem: String) -> Error {
     Error::Template { problem }
+}
+
+/// Why QEMU ended: on its own accord only if the state is to blame.
+fn refused(exit: Exit) -> Error {
+    match exit.status {
+        process::Exit::Code(_) => broken(format!("state: {exit}")),
+        process::Exit::Signal(_) => Error::Ended(exit),
+    }
 }
 
 fn read_state(file: &File) -> Result<Vec<u8>, Error> {

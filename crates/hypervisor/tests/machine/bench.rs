@@ -5,9 +5,33 @@ use std::time::{Duration, Instant};
 
 use casemate_hypervisor::Hypervisor;
 
-use crate::guest::Stage;
+use crate::{
+    devices::Devices,
+    guest::Stage,
+    templates::{self, save},
+};
 
 const RUNS: usize = 7;
+
+/// How long a clone takes until it runs, and until its guest has called the host.
+async fn restore(stage: &Stage) {
+    save(stage).await;
+    let mut rows = Vec::new();
+    for n in 0..2 * RUNS {
+        let devices = Devices::start(stage.path(&format!("bench{n}")));
+        let start = Instant::now();
+        let vm = templates::restore(stage, &devices).await;
+        let running = start.elapsed();
+        devices.call().await;
+        let called = start.elapsed();
+        vm.kill();
+        vm.exited().await;
+        rows.push((called, running));
+    }
+    rows.sort();
+    let ((least, _), (called, running)) = (rows[0], rows[RUNS]);
+    println!("restored: runs after {running:.1?}, calls after {called:.1?}, at best {least:.1?}");
+}
 
 pub(crate) async fn run(stage: &Stage) {
     let start = Instant::now();
@@ -20,6 +44,7 @@ pub(crate) async fn run(stage: &Stage) {
         "open: first {first:.1?}, remembered {:.1?}",
         start.elapsed()
     );
+    restore(stage).await;
     for slots in [0, 8] {
         let mut rows = Vec::new();
         for _ in 0..RUNS {

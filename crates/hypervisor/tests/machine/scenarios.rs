@@ -1,6 +1,8 @@
 //! What is true of every machine.
 
-use crate::{Scenario, ends::*, failures::*, plugging::*, running::*, templates::*, walls::*};
+use crate::{
+    Scenario, clones::*, ends::*, failures::*, plugging::*, running::*, templates::*, walls::*,
+};
 
 macro_rules! scenarios {
     ($($name:ident),+ $(,)?) => {
@@ -30,4 +32,7 @@ scenarios![
     clones_go_on_where_the_machine_was_saved,
     recipes_are_stable_and_tell_machines_apart,
     a_clone_becomes_larger,
+    broken_templates_are_refused,
+    a_kill_leaves_nothing_of_a_restore,
+    a_kill_leaves_nothing_of_a_snapshot,
 ];

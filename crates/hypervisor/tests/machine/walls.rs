@@ -53,7 +53,7 @@ pub(crate) async fn the_jail_is_tight(stage: &Stage) {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     let known = [
-        "usr", "lib", "lib64", "etc", "dev", "kernel", "initrd", "tmp", "opt",
+        "usr", "lib", "lib64", "etc", "dev", "kernel", "initrd", "tmp", "opt", "var",
     ];
     assert!(
         root.iter().all(|name| known.contains(&name.as_str())),

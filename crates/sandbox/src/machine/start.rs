@@ -1,19 +1,17 @@
 //! The phases: a clone of a template where there is one, a boot where there is
 //! none or the clone fails.
 
-use std::{future::ready, rc::Rc, sync::Arc, time::Duration};
+use std::{future::ready, rc::Rc, sync::Arc};
 
 use casemate_hypervisor::{BootSpec, Error as VmError, Hypervisor, Size, Vm};
-use casemate_protocol::{SHARE_TAG, agent as message, paths};
 use tokio::time::timeout;
 
 use super::{
-    Devices, End, Error, LAST_WORDS, Options, Ready, Sockets, at, boot_spec, end_of, guest_cid,
-    identity::{Wanted, realtime_ns},
+    Devices, End, Error, LAST_WORDS, Options, Ready, Sockets, boot_spec, guest::greet, guest_cid,
     sockets::BackEnds,
 };
 use crate::{
-    agent::{self, Agent},
+    agent::Agent,
     cgroup::Cgroup,
     device_process::DeviceProcess,
     ledger::Ledger,
@@ -192,7 +190,8 @@ impl Prepared {
             .iter()
             .try_for_each(|group| group.add(vm.pid()))?;
         let grow = self.grow(vm.as_ref(), begins_as, cloned);
-        let prepare = self.greet(vm.as_ref(), &devices, timeline);
+        let machine = (vm.as_ref(), &devices);
+        let prepare = greet(&self.options, &self.sockets, machine, timeline);
         let ((), agent) = tokio::try_join!(grow, prepare)?;
         Ok(Running { vm, devices, agent })
     }
@@ -252,57 +251,6 @@ impl Prepared {
             vm.resize(to.vcpus, to.memory_mib).await?;
         }
         Ok(())
-    }
-
-    /// Waits for the agent's call, greets it and prepares the guest.
-    async fn greet(
-        &self,
-        vm: &dyn Vm,
-        devices: &DeviceProcess,
-        timeline: &mut Timeline,
-    ) -> Result<Agent, Error> {
-        let begin = now_ns();
-        let config = &self.options.config;
-        let limit = Duration::from_secs(config.vmm.boot_timeout_s.into());
-        let connection = tokio::select! {
-            called = timeout(limit, self.sockets.call()) => called.map_err(|_| Error::Silent(limit))??,
-            end = end_of(vm, devices) => return Err(Error::Ended(end)),
-        };
-        timeline.until_now("host", "wait for the agent", begin);
-        let begin = now_ns();
-        let limit = Duration::from_secs(config.agent.timeout_s.into());
-        let (agent, hello) = Agent::greet(connection, limit).await?;
-        timeline.relate_guest(hello.now_ns, now_ns());
-        timeline.add_guest("agent", &hello.spans);
-        tracing::info!(
-            kernel = agent::printable(&hello.kernel_release),
-            agent = agent::printable(&hello.agent_version),
-            "guest is up"
-        );
-        let wanted = Wanted::new(
-            &self.options.hostname,
-            size_of(&config.machine),
-            guest_cid(),
-        )
-        .map_err(at("read", "/dev/urandom".as_ref()))?;
-        let prepared = agent.prepare_sandbox(&self.preparation(&wanted)).await?;
-        wanted.confirm(prepared.identity.as_ref(), realtime_ns())?;
-        timeline.add_guest("agent", &prepared.spans);
-        timeline.until_now("host", "prepare the guest", begin);
-        Ok(agent)
-    }
-
-    fn preparation(&self, wanted: &Wanted) -> message::PrepareSandboxRequest {
-        message::PrepareSandboxRequest {
-            sandbox_id: self.options.id.to_string(),
-            mounts: vec![message::Mount {
-                destination: paths::SHARE.to_owned(),
-                fstype: "virtiofs".to_owned(),
-                source: SHARE_TAG.to_owned(),
-                ..Default::default()
-            }],
-            ..wanted.request()
-        }
     }
 
     /// Has the template made that was missing, unless that has failed lately.

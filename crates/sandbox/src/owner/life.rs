@@ -21,7 +21,7 @@ use crate::{
     policy::{self, Operation},
     state::State,
     tasks::{self, Remains},
-    timeline::Timeline,
+    timeline::{Timeline, now_ns},
 };
 
 impl Owner {
@@ -42,6 +42,13 @@ impl Owner {
             return answer(reply, Err(policy::Refusal::AlreadyRunning.into()));
         }
         process.phase = Phase::Starting;
+        let begin = now_ns();
+        if let Some(container) = self.containers.get_mut(&key.container)
+            && let Some(told_ns) = container.told_ns.take()
+        {
+            self.timeline
+                .add("client", "between create and start", told_ns, begin);
+        }
         if let Err(error) = self.limit_processor_time(&key) {
             if let Some(process) = self.process(&key) {
                 process.phase = Phase::Created;
@@ -303,13 +310,15 @@ impl Owner {
             share,
             poststop,
             farewell,
+            timeline: self.timeline.activity(format!("remove {id}")),
         };
         tasks::spawn_removal(remains, self.events.clone());
     }
 
     /// The host has nothing of a container any more. A sandbox without one has
     /// no purpose and goes with the last.
-    pub(super) fn removed(&mut self, farewell: Farewell) {
+    pub(super) fn removed(&mut self, farewell: Farewell, timeline: Timeline) {
+        self.timeline.absorb(timeline);
         self.leaving -= 1;
         if !self.is_needed(None) && matches!(self.options.client, Client::CommandLine) {
             self.finish();

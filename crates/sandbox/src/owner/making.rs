@@ -150,6 +150,7 @@ impl Owner {
             oci_version,
             process: guest.process.clone().unwrap_or_default(),
             created: tasks::timestamp(),
+            told_ns: None,
             init: Process::new(Some(attachment.stand_in), host.terminal),
             execs: BTreeMap::new(),
             paused: false,
@@ -281,8 +282,13 @@ impl Owner {
             let (ignored, _) = tokio::sync::oneshot::channel();
             self.resize(&key, columns, rows, ignored);
         }
-        self.timeline
-            .until_now("host", "record the container", begin);
+        if key.exec.is_none() {
+            self.timeline
+                .until_now("host", "record the container", begin);
+            if let Some(container) = self.containers.get_mut(&key.container) {
+                container.told_ns = Some(now_ns());
+            }
+        }
         if let Some(reply) = self.creating.remove(&key) {
             answer(reply, Ok(pid));
         }
@@ -352,7 +358,12 @@ impl Owner {
         exec.phase = Phase::Created;
         exec.waiting = Some(Box::new(WaitingExec { process, stdio }));
         let container = self.containers.get_mut(&key.container);
-        let execs = &mut container.ok_or(Error::NotFound)?.execs;
+        let container = container.ok_or(Error::NotFound)?;
+        if exec.stand_in.is_none() {
+            // What stands for the container stands for it as well.
+            exec.pid = container.init.pid;
+        }
+        let execs = &mut container.execs;
         execs.insert(key.exec.clone().ok_or(Error::NotFound)?, exec);
         Ok(())
     }
@@ -412,7 +423,9 @@ impl Owner {
             (guest.columns, guest.rows) = (columns, rows);
         }
         self.starting.insert(key.clone(), reply);
-        tasks::spawn_exec(key, agent, hybrid, guest, stdio, self.events.clone());
+        let timeline = self.timeline.activity(format!("exec {}", key.exec_id()));
+        let events = self.events.clone();
+        tasks::spawn_exec(key, agent, hybrid, guest, stdio, timeline, events);
     }
 
     /// Puts a process of the host into the cgroup of a container.

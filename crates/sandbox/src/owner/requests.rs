@@ -96,10 +96,10 @@ impl Owner {
         match self.permitted(&key, Operation::Signal) {
             Ok((container, agent)) => {
                 let execs = container.execs.iter();
-                let mut host_pids: BTreeMap<String, u32> = execs
-                    .map(|(exec, process)| (exec.to_string(), process.pid))
+                let mut host_pids: BTreeMap<String, Option<u32>> = execs
+                    .map(|(exec, process)| (exec.to_string(), process.stand_in_pid()))
                     .collect();
-                host_pids.insert(String::new(), container.init.pid);
+                host_pids.insert(String::new(), Some(container.init.pid));
                 tasks::spawn_list(&key, agent, host_pids, reply);
             }
             Err(error) => answer(reply, Err(error)),

@@ -109,8 +109,7 @@ async fn create(mut creation: Creation) -> Result<Made, Error> {
     let attached = attach(&creation.key, &creation.hybrid, stdio);
     let made = creation.agent.create_container(&request);
     let (response, attached) = together(made, attached).await?;
-    timeline.add_guest("agent", &response.spans);
-    timeline.until_now("host", "create in the guest", begin);
+    timeline.answered("agent", "create in the guest", begin, &response.spans);
     let (outputs, input) = match attached {
         Ok(attached) => attached,
         Err(error) => {
@@ -173,9 +172,11 @@ pub(crate) fn spawn_exec(
     hybrid: PathBuf,
     process: message::Process,
     stdio: Stdio,
+    mut timeline: Timeline,
     events: UnboundedSender<Event>,
 ) {
     let work = async move |key: &Key| {
+        let begin = now_ns();
         let request = message::AddProcessRequest {
             container_id: key.container.to_string(),
             exec_id: key.exec_id().to_owned(),
@@ -185,7 +186,8 @@ pub(crate) fn spawn_exec(
             ..Default::default()
         };
         let attached = attach(key, &hybrid, stdio);
-        let (_, attached) = together(agent.add_process(&request), attached).await?;
+        let (response, attached) = together(agent.add_process(&request), attached).await?;
+        timeline.answered("container", "exec in the guest", begin, &response.spans);
         let (outputs, input) = match attached {
             Ok(attached) => attached,
             Err(error) => {
@@ -197,8 +199,7 @@ pub(crate) fn spawn_exec(
             outputs,
             input,
             disk: None,
-            // A container may have any number of execs.
-            timeline: Timeline::default(),
+            timeline,
         })
     };
     spawn_local(async move {
@@ -232,8 +233,7 @@ pub(crate) fn spawn_start(
         let begin = now_ns();
         let agent = agent.with_more_time(hook_time);
         let response = agent.start_process(&key.process()).await?;
-        timeline.add_guest("container", &response.spans);
-        timeline.until_now("host", "start in the guest", begin);
+        timeline.answered("container", "start in the guest", begin, &response.spans);
         Ok(timeline)
     };
     spawn_local(async move {

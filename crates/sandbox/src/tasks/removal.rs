@@ -19,6 +19,7 @@ use crate::{
     owner::{Event, Farewell},
     share::Share,
     state::State,
+    timeline::{Timeline, now_ns},
 };
 
 /// How long a guest may take to write to a disk what it has kept in memory.
@@ -45,14 +46,21 @@ pub(crate) struct Remains {
     /// Hooks, and the state that they are told.
     pub(crate) poststop: Option<(Hooks, State)>,
     pub(crate) farewell: Farewell,
+    pub(crate) timeline: Timeline,
 }
 
 /// The last steps of a container: the guest lets go, then the host, then the
 /// hooks run and the ledger is undone.
-pub(crate) fn spawn_removal(remains: Remains, events: UnboundedSender<Event>) {
+pub(crate) fn spawn_removal(mut remains: Remains, events: UnboundedSender<Event>) {
     spawn_local(async move {
-        let key = &remains.key;
+        let begin = now_ns();
         leave_guest(&remains).await;
+        if remains.guest.is_some() {
+            let timeline = &mut remains.timeline;
+            timeline.until_now("host", "let the guest let go", begin);
+        }
+        let begin = now_ns();
+        let key = &remains.key;
         if let Some(share) = remains.share.upgrade()
             && let Err(error) = share.remove_container(key.container.as_str())
         {
@@ -77,7 +85,9 @@ pub(crate) fn spawn_removal(remains: Remains, events: UnboundedSender<Event>) {
             Ok(Err(error)) => tracing::error!(container = %key, %error, "something is left"),
             Err(error) => tracing::error!(container = %key, %error, "something may be left"),
         }
-        report(&events, Event::Removed(remains.farewell));
+        let mut timeline = remains.timeline;
+        timeline.until_now("host", "undo what the host has", begin);
+        report(&events, Event::Removed(remains.farewell, timeline));
     });
 }
 

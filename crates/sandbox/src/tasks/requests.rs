@@ -54,7 +54,7 @@ pub(crate) fn spawn_resize(key: &Key, agent: Agent, columns: u32, rows: u32, rep
 pub(crate) fn spawn_list(
     key: &Key,
     agent: Agent,
-    host_pids: BTreeMap<String, u32>,
+    host_pids: BTreeMap<String, Option<u32>>,
     reply: Reply<Vec<GuestProcess>>,
 ) {
     let request = key.container();
@@ -74,7 +74,7 @@ pub(crate) fn spawn_list(
                     host_pid: process
                         .exec_id
                         .as_ref()
-                        .and_then(|exec| host_pids.get(exec).copied()),
+                        .and_then(|exec| host_pids.get(exec).copied().flatten()),
                     exec: process.exec_id.filter(|exec| host_pids.contains_key(exec)),
                 })
                 .collect()

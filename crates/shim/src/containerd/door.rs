@@ -221,7 +221,8 @@ impl Door {
         }
     }
 
-    /// Takes a process in: with its directories, streams and stand-in.
+    /// Takes a process in: with its directories, streams and stand-in. An exec has
+    /// one only where the host's ids of processes are wanted.
     pub(crate) async fn admit(
         &self,
         sandbox: &Handle,
@@ -253,6 +254,8 @@ impl Door {
         }
         let stdio = match what {
             What::Bundle(_) => self.streams(&key).await?,
+            // Its process id is told to nobody who would look for it here.
+            What::Process(_) if !self.wants_host_pids() => return Ok(admission),
             What::Process(_) => None,
         };
         let stdio = stdio.unwrap_or_default();

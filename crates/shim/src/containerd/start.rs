@@ -22,7 +22,7 @@ use casemate_sandbox::{
     size::HostSize,
     spec::{self, Bundle, HostPath, HostSpec, LiveHost, NetworkNamespace},
     state,
-    timeline::now_ns,
+    timeline::begin_of_process_ns,
 };
 
 use super::{arguments::Arguments, bundle, options::Request, place};
@@ -55,7 +55,7 @@ struct Beginning<'a> {
 
 /// Answers in the form that this containerd understands.
 pub(super) fn run(arguments: &Arguments, input: &[u8]) -> Result<Vec<u8>> {
-    let begun_ns = now_ns();
+    let begun_ns = begin_of_process_ns();
     let request = Request::parse(input)?;
     let bundle = match &arguments.bundle {
         Some(bundle) => bundle.clone(),

@@ -98,7 +98,8 @@ fn told(events: &[Event], id: &str, pid: i32) -> Result<()> {
     ensure!(root["type"] == "overlay", "{create:?}");
     ensure!(added.text("exec_id") == "added" && started.text("exec_id") == "added");
     let of_exec = started.number("pid");
-    ensure!(of_exec != 0 && of_exec != pid, "{started:?}");
+    // In a VM it may be that of what stands for the task.
+    ensure!(of_exec != 0, "{started:?}");
     ensure!(exec_exit.text("id") == "added" && exit.text("id") == id);
     ensure!(exec_exit.number("pid") == of_exec, "{exec_exit:?}");
     ensure!(exec_exit.number("exit_status") == 5, "{exec_exit:?}");

@@ -4,18 +4,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use crate::{command, workspace};
+use crate::command;
+
+const IMAGE: &str = "localhost/casemate-bench";
 
 /// Podman with a storage of its own.
-#[derive(Clone)]
-pub(super) struct Podman {
+#[derive(Debug)]
+pub(crate) struct Podman {
     folder: PathBuf,
 }
 
 impl Podman {
-    pub(super) fn new(folder: &Path) -> Result<Self> {
+    /// One that has an image of this root file system.
+    pub(crate) fn new(folder: &Path, rootfs: &Path) -> Result<Self> {
         let podman = Self {
             folder: folder.join("podman"),
         };
@@ -24,15 +27,13 @@ impl Podman {
             podman.folder.join("containers.conf"),
             "[containers]\ndefault_ulimits = [\"nofile=20000:20000\", \"nproc=32768:32768\"]\n",
         )?;
-        if command::exists("podman") {
-            let image = workspace::build("images").join("busybox.tar");
-            command::output(
-                podman
-                    .line()
-                    .args(["load", "--quiet", "--input"])
-                    .arg(image),
-            )?;
-        }
+        let archive = podman.folder.join("image.tar");
+        let mut tar = Command::new("tar");
+        tar.arg("--directory").arg(rootfs).arg("--create");
+        command::output(tar.arg("--file").arg(&archive).arg(".")).context("image")?;
+        let mut import = podman.line();
+        import.args(["import", "--quiet"]).arg(archive).arg(IMAGE);
+        command::output(&mut import)?;
         Ok(podman)
     }
 
@@ -49,12 +50,12 @@ impl Podman {
         line
     }
 
-    pub(super) fn run(&self, runtime: &Path) -> Result<()> {
+    pub(crate) fn run(&self, runtime: &Path) -> Result<()> {
         let mut line = self.line();
         line.arg("--runtime")
             .arg(runtime)
-            .args(["run", "--rm", "--network", "none"]);
-        line.args(["localhost/casemate/busybox", "true"]);
+            .args(["run", "--rm", "--network", "none"])
+            .args([IMAGE, "/bin/busybox", "true"]);
         command::output(&mut line).map(drop)
     }
 }

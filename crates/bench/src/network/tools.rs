@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::bundle;
 use crate::command;
-use crate::image::busybox;
 
 /// Where the machine has it; its libraries are asked of the loader.
-const IPERF: &str = "/usr/bin/iperf3";
+pub(super) const IPERF: &str = "/usr/bin/iperf3";
 
 pub(super) struct Tools {
     pub(super) busybox: PathBuf,
@@ -25,7 +25,7 @@ impl Tools {
         let list = command::output(Command::new("ldd").arg(IPERF))
             .context("iperf3 is needed\nhint: apt-get install iperf3")?;
         Ok(Self {
-            busybox: busybox::program()?,
+            busybox: bundle::busybox()?,
             libraries: list.lines().filter_map(library).collect(),
         })
     }

@@ -3,46 +3,40 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::process::Child;
 
 use anyhow::{Context, Result};
 
 use super::bridge::Bridge;
 use super::tools::Tools;
-use crate::bench::boot::Bare;
-use crate::guest::{self, Entry};
+use crate::Subject;
+use crate::cpio::{self, Entry};
+use crate::machine::{Bare, Machine};
 
 const TAP: &str = "tap0";
 
 /// It ends when this is dropped.
 pub(super) struct Guest {
-    qemu: Child,
+    _machine: Machine,
 }
 
 impl Guest {
     /// Boots it; it serves the measurements at `address` soon.
     pub(super) fn start(
+        subject: &Subject,
         tools: &Tools,
         bridge: &Bridge,
         address: Ipv4Addr,
         folder: &Path,
     ) -> Result<Self> {
         bridge.tap(TAP)?;
-        let initrd = folder.join("bare.cpio");
-        fs::write(&initrd, archive(tools, address)?)?;
+        let initrd = archive(tools, address)?;
+        let bare = Bare::new(subject, folder.join("bare.cpio"), &initrd)?;
         let back_end = format!("tap,id=net0,ifname={TAP},script=no,downscript=no");
         // As sandboxes have it.
         let card = "virtio-net-pci-non-transitional,netdev=net0,romfile=,mq=off,vectors=4";
-        let qemu = Bare::with(initrd)?.start(&["-netdev", &back_end, "-device", card])?;
-        Ok(Self { qemu })
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        if self.qemu.kill().is_ok() {
-            let _ = self.qemu.wait();
-        }
+        Ok(Self {
+            _machine: bare.start(&["-netdev", &back_end, "-device", card])?,
+        })
     }
 }
 
@@ -83,5 +77,5 @@ fn archive(tools: &Tools, address: Ipv4Addr) -> Result<Vec<u8>> {
             .iter()
             .map(|(name, content)| Entry::program(name, content)),
     );
-    Ok(guest::archive_with(init.as_bytes(), entries))
+    Ok(cpio::archive_with(init.as_bytes(), entries))
 }

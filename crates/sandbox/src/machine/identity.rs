@@ -27,6 +27,9 @@ const CLOCK_TOLERANCE: Duration = Duration::from_millis(20);
 /// Memory below 4 MiB is the firmware's.
 const FIRMWARE_MIB: u32 = 4;
 
+/// Memory is plugged in steps of 128 MiB, as Linux takes it.
+const STEP_MIB: u32 = 128;
+
 /// What a guest is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wanted {
@@ -112,8 +115,8 @@ impl Wanted {
         let Size { vcpus, memory_mib } = self.size;
         let same = found.vcpus == vcpus;
         check(same, "number of processors", &vcpus, &found.vcpus)?;
-        let most = memory_mib;
-        let least = most.saturating_sub(FIRMWARE_MIB);
+        let least = memory_mib.saturating_sub(FIRMWARE_MIB);
+        let most = memory_mib.saturating_add(STEP_MIB - 1);
         let has_it = (least..=most).contains(&found.memory_mib);
         check(has_it, "memory in MiB", &memory_mib, &found.memory_mib)
     }
@@ -197,9 +200,10 @@ mod tests {
         let wanted = wanted();
         let whole = confirmed(&wanted);
         assert_eq!(wanted.confirm(Some(&whole), ANSWERED), Ok(()));
-        let changes: [Change; 4] = [
+        let changes: [Change; 5] = [
             |identity| identity.entropy_bits = 256,
             |identity| identity.memory_mib = 256,
+            |identity| identity.memory_mib = 383,
             |identity| identity.realtime_ns = ANSWERED,
             |identity| identity.realtime_ns = 4_000_000_000,
         ];
@@ -213,7 +217,7 @@ mod tests {
     #[test]
     fn whatever_is_missing_or_different_is_named() {
         let wanted = wanted();
-        let cases: [(&str, Change); 18] = [
+        let cases: [(&str, Change); 19] = [
             ("entropy", |identity| identity.entropy_bits = 0),
             ("entropy", |identity| identity.entropy_bits = 255),
             ("boot id", |identity| identity.boot_id.clear()),

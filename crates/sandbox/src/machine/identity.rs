@@ -242,6 +242,7 @@ mod tests {
             ("number of processors", |identity| identity.vcpus = 1),
             ("memory in MiB", |identity| identity.memory_mib = 0),
             ("memory in MiB", |identity| identity.memory_mib = 251),
+            ("memory in MiB", |identity| identity.memory_mib = 384),
         ];
         for (what, change) in cases {
             let mut identity = confirmed(&wanted);

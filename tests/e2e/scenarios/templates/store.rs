@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use casemate_e2e::expect::{contains, one_clear_line};
 use casemate_e2e::templates::{self, STORE};
-use casemate_e2e::{Host, Scenario, scenarios};
+use casemate_e2e::{Bundle, Exit, Host, Scenario, scenarios};
 
 use super::{create, made, names, only_one, start};
 
@@ -125,7 +125,7 @@ fn the_limit_is_kept(host: &Host) -> Result<()> {
     contains(&one_clear_line(&refused.exits(1)?)?, "template.limit_mib")?;
     ensure!(names()?.is_empty());
     for round in 0..2 {
-        let bundle = casemate_e2e::Bundle::new(host, &["true"])?;
+        let bundle = Bundle::new(host, &["true"])?;
         let id = host.new_id();
         let run = ["--config", &small, "run", "--bundle", bundle.path(), &id];
         host.oci(&run).run()?.ok()?;
@@ -138,16 +138,24 @@ fn the_limit_is_kept(host: &Host) -> Result<()> {
     contains(&list.ok()?.text(), "template.limit_mib allows 16")
 }
 
+/// From which template a container with this configuration begins.
+fn start_with(host: &Host, configuration: &str) -> Result<Option<String>> {
+    let bundle = Bundle::new(host, &["sleep", "1000"])?;
+    let id = host.new_id();
+    let create = ["--config", configuration, "create", "--bundle"];
+    let create = [&create[..], &[bundle.path(), &id]].concat();
+    let created = host.oci(&create).start()?;
+    ensure!(created.exit()? == Exit::Code(0), "{}", created.finish()?);
+    let origin = templates::origin(host, &[], &id)?;
+    host.oci(&["delete", "--force", &id]).run()?.ok()?;
+    created.finish()?.ok()?;
+    Ok(origin)
+}
+
 fn off(host: &Host) -> Result<()> {
     let text = "[template]\nmode = \"off\"\n";
     let off = configuration(host, text)?;
-    let bundle = casemate_e2e::Bundle::new(host, &["sleep", "1000"])?;
-    let id = host.new_id();
-    let flags = ["--config", &off];
-    let run = ["run", "--detach", "--bundle", bundle.path(), &id];
-    host.oci(&[&flags[..], &run].concat()).run()?.ok()?;
-    ensure!(templates::origin(host, &[], &id)?.is_none());
-    host.oci(&["delete", "--force", &id]).run()?.ok()?;
+    ensure!(start_with(host, &off)?.is_none());
     ensure!(templates::makers().is_empty());
     contains(
         &host.oci(&["--config", &off, "check"]).run()?.ok()?.text(),
@@ -162,16 +170,7 @@ fn elsewhere(host: &Host) -> Result<()> {
     let place = folder.to_str().context("a path in UTF-8")?;
     let text = format!("[template]\ndirectory = \"{place}\"\n");
     let there = configuration(host, &text)?;
-    let started = || -> Result<Option<String>> {
-        let bundle = casemate_e2e::Bundle::new(host, &["sleep", "1000"])?;
-        let id = host.new_id();
-        let run = ["--config", &there, "run", "--detach", "--bundle"];
-        let run = [&run[..], &[bundle.path(), &id]].concat();
-        host.oci(&run).run()?.ok()?;
-        let origin = templates::origin(host, &[], &id)?;
-        host.oci(&["delete", "--force", &id]).run()?.ok()?;
-        Ok(origin)
-    };
+    let started = || start_with(host, &there);
     ensure!(started()?.is_none());
     made()?;
     ensure!(started()?.is_some());

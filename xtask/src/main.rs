@@ -14,6 +14,8 @@ mod fuzz;
 mod guest;
 mod image;
 mod trace;
+#[cfg(test)]
+mod waits;
 mod workspace;
 
 use std::process::ExitCode;

@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 
 use self::departure::{remove_back_end, remove_device};
 use super::{
-    command_line::port_name,
+    command_line::Seat,
     commands::{
         AddFd, BlockDriver, BlockdevAdd, CardProperties, CloseFd, DeviceAdd, Discard,
         DiskProperties, FileDriver, FileNode, GetFd, NetdevAdd, RemoveFd,
@@ -194,7 +194,7 @@ async fn plug_network(qmp: &Qmp, id: &DeviceId, card: NetworkDevice) -> Result<B
     let device = DeviceAdd {
         driver: "virtio-net-pci-non-transitional",
         id: &name,
-        bus: port_name(id),
+        seat: Seat::of(id),
         properties: CardProperties {
             netdev: &name,
             mac: card.mac.to_string(),
@@ -246,7 +246,7 @@ async fn plug_block(qmp: &Qmp, id: &DeviceId, disk: BlockDevice) -> Result<BackE
     let device = DeviceAdd {
         driver: "virtio-blk-pci-non-transitional",
         id: &name,
-        bus: port_name(id),
+        seat: Seat::of(id),
         properties: DiskProperties {
             drive: &name,
             serial: &disk.serial,

@@ -182,6 +182,9 @@ impl Prepared {
         let vm = Arc::<dyn Vm>::from(vm);
         let runs_since = now_ns();
         timeline.add("vmm", &name, begin, runs_since);
+        for step in vm.steps() {
+            timeline.add("vmm", step.name, step.begin_ns, step.end_ns);
+        }
         if cloned {
             timeline.guest_stood_still_until(runs_since);
         }

@@ -78,3 +78,107 @@ fn can_become(template: Size, wanted: Size, grown: Size) -> bool {
     part(template.vcpus, wanted.vcpus, grown.vcpus)
         && part(template.memory_mib, wanted.memory_mib, grown.memory_mib)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use casemate_hypervisor::fake::Fake;
+
+    use super::*;
+    use crate::{settings::size_of, template::workplace::Workplace};
+
+    const fn size(vcpus: u32, memory_mib: u32) -> Size {
+        Size { vcpus, memory_mib }
+    }
+
+    #[test]
+    fn machines_grow_as_far_as_they_can() {
+        let grown = size(4, 1024);
+        let template = size(2, 256);
+        for (wanted, expected) in [
+            (size(2, 256), true),
+            (size(3, 256), true),
+            (size(4, 1024), true),
+            (size(1, 256), false),
+            (size(2, 128), false),
+            (size(5, 256), false),
+            (size(2, 1025), false),
+        ] {
+            assert_eq!(can_become(template, wanted, grown), expected, "{wanted:?}");
+        }
+        // A template that is larger than what machines grow to still fits itself.
+        assert!(can_become(size(8, 256), size(8, 256), grown));
+        assert!(!can_become(size(8, 256), size(9, 256), grown));
+    }
+
+    /// A configuration whose files are in `folder`.
+    fn config(folder: &std::path::Path) -> Config {
+        let mut config = Config::default();
+        let file = folder.join("file");
+        fs::write(&file, "of the guest").unwrap();
+        config.guest.kernel.clone_from(&file);
+        config.guest.initrd = file;
+        config.template.directory = folder.join("templates");
+        config
+    }
+
+    #[test]
+    fn a_start_begins_from_what_fits() {
+        let folder = tempfile::Builder::new().prefix("t").tempdir().unwrap();
+        let mut config = config(folder.path());
+        let template = size_of(&config.machine);
+        let fake = Fake::new();
+        let Choice::Missing(fit) = choose(&fake, &config, template) else {
+            panic!("there is none");
+        };
+        let store = Store::at(&config.template.directory);
+        let place = Workplace::claim(&store, fit.key()).unwrap().unwrap();
+        let files = place.files().unwrap();
+        let [state, memory] = place.parts(&files).unwrap();
+        let header = Header {
+            state,
+            memory,
+            ..header::tests::header(&fit)
+        };
+        place.finish(&header).unwrap();
+        let key_of_clone = |config: &Config| match choose(&fake, config, template) {
+            Choice::Clone(found) => Some(found.header.key),
+            Choice::Missing(_) | Choice::Boot => None,
+        };
+        let key = Some(fit.key().clone());
+        assert_eq!(key_of_clone(&config), key);
+        // One that is to grow begins from the same.
+        config.machine.vcpus += 1;
+        config.machine.memory_mib += 100;
+        assert_eq!(key_of_clone(&config), key);
+        config.machine.vcpus = 100;
+        assert!(matches!(choose(&fake, &config, template), Choice::Boot));
+        config.machine.vcpus = template.vcpus;
+        config.machine.hotplug_slots += 1;
+        assert!(matches!(
+            choose(&fake, &config, template),
+            Choice::Missing(_)
+        ));
+        config.machine.hotplug_slots -= 1;
+        config.template.mode = config::Templates::Off;
+        assert!(matches!(choose(&fake, &config, template), Choice::Boot));
+    }
+
+    #[test]
+    fn nothing_that_is_wrong_with_the_store_fails_a_start() {
+        let folder = tempfile::Builder::new().prefix("t").tempdir().unwrap();
+        let mut config = config(folder.path());
+        let template = size_of(&config.machine);
+        let fake = Fake::new();
+        fs::write(&config.template.directory, "no folder").unwrap();
+        assert!(matches!(choose(&fake, &config, template), Choice::Boot));
+        fs::remove_file(&config.template.directory).unwrap();
+        assert!(matches!(
+            choose(&Fake::failing_at(1), &config, template),
+            Choice::Boot
+        ));
+        config.guest.kernel = folder.path().join("missing");
+        assert!(matches!(choose(&fake, &config, template), Choice::Boot));
+    }
+}

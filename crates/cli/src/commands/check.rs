@@ -48,6 +48,7 @@ pub fn run(global: &Global) -> Result<ExitCode> {
     if config.vmm.ksm == Ksm::On {
         println!("merging:        {}", merging(ksm::is_running(), &mut sound));
     }
+    println!("templates:      {}", super::template::verdict(&config));
     println!("rights:         {}", rights(&mut sound));
     println!(
         "verdict:        {}",

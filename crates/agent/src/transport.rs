@@ -2,7 +2,7 @@
 //! agent is looked at without one. Both are byte streams with half-close.
 
 use std::{
-    io,
+    fs, io,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
@@ -24,6 +24,11 @@ use nix::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
 
+use crate::{
+    arrival::until_seen,
+    error::{Doing, Result},
+};
+
 /// How long the monitor may take to accept. It listens before the VM starts;
 /// this only has to outlast a host that is very busy.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -42,7 +47,37 @@ pub(crate) enum Transport {
 }
 
 impl Transport {
+    /// The context id of the vsock device; none without one, and over unix sockets.
+    pub(crate) fn cid(&self) -> Result<Option<u32>> {
+        match self {
+            Self::Vsock => vsock::local_cid().doing(|| "read the context id".into()),
+            Self::Unix(_) => Ok(None),
+        }
+    }
+
+    /// Waits, for as long as it takes, until there is something to dial over.
+    pub(crate) async fn arrived(&self) -> Result<()> {
+        self.becomes(true).await
+    }
+
+    /// Waits, for as long as it takes, until there is nothing to dial over. Unix
+    /// sockets are always there; those of a template's clone are others.
+    pub(crate) async fn gone(&self) -> Result<()> {
+        self.becomes(false).await
+    }
+
+    async fn becomes(&self, there: bool) -> Result<()> {
+        if matches!(self, Self::Vsock) {
+            let look = || Ok((self.cid()?.is_some() == there).then_some(()));
+            until_seen(None, look).await?;
+        }
+        Ok(())
+    }
+
     /// Begins to connect to the host; see [`Dialled::answered`].
+    ///
+    /// # Errors
+    /// ENODEV without a vsock device.
     pub(crate) fn dial(&self) -> io::Result<Dialled> {
         self.connect(HOST_CONTROL_PORT, "control")
     }
@@ -83,7 +118,10 @@ impl Transport {
                 socket
             }
             Self::Unix(directory) => {
-                let listener = UnixListener::bind(directory.join("streams"))?;
+                let path = directory.join("streams");
+                // That of an earlier connection.
+                let _ = fs::remove_file(&path);
+                let listener = UnixListener::bind(path)?;
                 listener.set_nonblocking(true)?;
                 listener.into()
             }

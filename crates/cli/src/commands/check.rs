@@ -44,6 +44,7 @@ pub fn run(global: &Global) -> Result<ExitCode> {
     ] {
         sound &= print_file(what, path);
     }
+    println!("templates:      {}", super::template::verdict(&config));
     println!("rights:         {}", rights(&mut sound));
     println!(
         "verdict:        {}",

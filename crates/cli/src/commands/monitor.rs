@@ -9,12 +9,16 @@ use std::{
 
 use anyhow::{Context, Result};
 use casemate_config::{Config, Ksm};
-use casemate_hypervisor::qemu::{Qemu, Settings};
-use casemate_linux::{descriptor, ksm, socket};
+use casemate_hypervisor::{
+    Size,
+    qemu::{Qemu, Settings},
+};
+use casemate_linux::{descriptor, ksm, socket, view::View};
 use casemate_sandbox::{
     Client, Handle, Id, Inbox, Options,
     processes::READY,
     stand_in::{self, ATTACH_SOCKET},
+    template::Templates,
     timeline::Timeline,
 };
 use casemate_shim::{
@@ -122,6 +126,14 @@ fn options(arguments: &Monitor, config: Config, door: Option<&Door>) -> Result<O
         config,
         client: door.map_or(Client::CommandLine, Door::client),
         pod: None,
+        templates: Some(Templates {
+            size: Size {
+                vcpus: arguments.template_vcpus,
+                memory_mib: arguments.template_memory_mib,
+            },
+            // The sandbox takes this process into a mount namespace of its own.
+            view: Arc::new(View::own().context("mount namespace")?),
+        }),
     })
 }
 

@@ -21,7 +21,7 @@ pub(crate) enum Error {
     Version(#[from] VersionMismatch),
     #[error("the sandbox has been prepared already")]
     AlreadyPrepared,
-    /// A call of another connection's time.
+    /// Nothing more is done for this connection.
     #[error("the machine is about to be saved as a template")]
     Template,
     /// What the host has announced did not come.

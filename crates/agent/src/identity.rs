@@ -15,7 +15,7 @@
 //!   own are those of the saved state, as is the key of its hash maps, whose names
 //!   the host alone chooses.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use casemate_linux::entropy;
 use casemate_protocol::agent::{Identity, PrepareSandboxRequest};
@@ -25,7 +25,10 @@ use nix::{
     unistd::{gethostname, sethostname},
 };
 
-use crate::error::{Doing, Result};
+use crate::{
+    error::{Doing, Result},
+    timeline::now,
+};
 
 /// Where the kernel shows the boot id.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -34,13 +37,15 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const MACHINE_ID: &str = "/run/machine-id";
 
 /// Takes on the identity that the host gives; the answer has what can be said of
-/// it before the machine is complete.
-pub(crate) fn assume(request: &PrepareSandboxRequest) -> Result<Identity> {
+/// it before the machine is complete. `received_ns` is when the request came
+/// (CLOCK_MONOTONIC).
+pub(crate) fn assume(request: &PrepareSandboxRequest, received_ns: u64) -> Result<Identity> {
     let mut identity = Identity::new();
     if !request.entropy.is_empty() {
         identity.entropy_bits = entropy::add(&request.entropy).doing(|| "add entropy".into())?;
     }
-    step_clock(request.realtime_ns)?;
+    // What has passed since the host's clock was read, as far as it is known here.
+    step_clock(request.realtime_ns, now() - received_ns)?;
     if !request.hostname.is_empty() {
         sethostname(&request.hostname).doing(|| format!("set hostname {:?}", request.hostname))?;
     }
@@ -55,11 +60,12 @@ pub(crate) fn assume(request: &PrepareSandboxRequest) -> Result<Identity> {
     Ok(identity)
 }
 
-fn step_clock(realtime_ns: u64) -> Result<()> {
+fn step_clock(realtime_ns: u64, late_ns: u64) -> Result<()> {
     if realtime_ns == 0 {
         return Ok(());
     }
-    let time = TimeSpec::from_duration(std::time::Duration::from_nanos(realtime_ns));
+    let time = Duration::from_nanos(realtime_ns.saturating_add(late_ns));
+    let time = TimeSpec::from_duration(time);
     clock_settime(ClockId::CLOCK_REALTIME, time).doing(|| "set the clock".into())
 }
 

@@ -102,8 +102,9 @@ impl Sandbox {
         self: Arc<Self>,
         request: PrepareSandboxRequest,
     ) -> Result<(Identity, Vec<Span>)> {
+        let received_ns = now();
+        let mut timeline = Timeline::since(received_ns);
         limits::prepare(&request)?;
-        let mut timeline = Timeline::since(now());
         {
             let mut state = self.state();
             if state.prepared {
@@ -111,7 +112,7 @@ impl Sandbox {
             }
             state.prepared = true;
         }
-        let identity = identity::assume(&request)?;
+        let identity = identity::assume(&request, received_ns)?;
         timeline.mark("identity");
         for wanted in &request.mounts {
             share::mount_in_guest(wanted).await?;

@@ -17,6 +17,7 @@ mod docker;
 mod engine;
 mod exec;
 mod files;
+mod idle;
 mod insight;
 mod installation;
 mod kill_matrix;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         ("podman_life", podman_life::scenarios()),
         ("podman_build", podman_build::scenarios()),
         ("kill_matrix", kill_matrix::scenarios()),
+        ("idle", idle::scenarios()),
         ("insight", insight::scenarios()),
         ("many", many::scenarios()),
         ("network", network::scenarios()),

@@ -382,6 +382,7 @@ async fn attachment(house: House<'_>, container: &str) -> (Attachment, UnixStrea
         container: container.into(),
         exec: None,
         pid: house.stand_in,
+        is_caller: false,
         streams: [false; 3],
     };
     let line = serde_json::to_vec(&announcement).expect("plain data");

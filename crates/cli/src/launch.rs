@@ -72,7 +72,11 @@ pub fn launch(global: &Global, arguments: &Create, foreground: bool) -> Result<L
     refuse(global, arguments, &host, foreground)?;
     // Those of a container that joins a sandbox come too late to change that, but
     // not to be wrong.
-    let Settings { config, warnings } = Settings::new(config, &host, HostSize::now())?;
+    let Settings {
+        config,
+        template,
+        warnings,
+    } = Settings::new(config, &host, HostSize::now())?;
     let home = neighbours.home(&host)?.map(|other| other.sandbox.as_path());
     let claim = Claim::of(place.root(), &place.id, home)?;
     let streams = terminal::streams(arguments.console_socket.as_deref(), host.terminal)?;
@@ -101,6 +105,7 @@ pub fn launch(global: &Global, arguments: &Create, foreground: bool) -> Result<L
                 hostname: host.hostname.as_deref().unwrap_or(place.id.as_str()),
                 cgroup: host.cgroups_path.as_deref(),
                 config: &config,
+                template,
                 debug: global.debug,
                 begun_ns,
                 containerd: None,

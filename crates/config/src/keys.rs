@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use crate::allow::{AllowList, SAFE};
-use crate::choice::{Accelerator, CachePolicy, Hypervisor, Ksm, LogLevel, Tier};
+use crate::choice::{Accelerator, CachePolicy, Hypervisor, Ksm, LogLevel, Templates, Tier};
 use crate::definition::{self, Given, KeyDefinition, PerPod, Refusal, TableDefinition, keys};
 use crate::domain::{AbsolutePath, Domain, Line, OneOf};
 use serde::{Deserialize, Serialize};
@@ -68,6 +68,25 @@ keys! {
         /// PCI Express root ports, each of which takes one device while the
         /// machine runs. Each costs some 20 ms of an emulated start.
         hotplug_slots: u32 = 4, 1..=24, Any;
+    }
+
+    /// Templates: the saved state of a machine that has booted, from which others
+    /// begin where it was. See templates.md.
+    [template] Template {
+        /// Whether sandboxes begin as clones of a template. `auto` makes what is
+        /// missing in the background, after a start that had to do without; `off`
+        /// boots every machine.
+        mode: Templates = Templates::Auto, OneOf::<Templates>::words(), Any;
+
+        /// The folder of the templates, which is made for root alone. One on a
+        /// tmpfs keeps them in the host's memory, one on a disk in its page cache
+        /// as long as there is room. Either way they are made anew after the host
+        /// has been started anew.
+        directory: PathBuf = "/run/casemate/templates".into(), AbsolutePath;
+
+        /// MiB that all templates may take. A template of the default size takes
+        /// some 40; those that were used least recently make room.
+        limit_mib: u32 = 512, 16..=1_048_576;
     }
 
     /// What runs inside the virtual machine.

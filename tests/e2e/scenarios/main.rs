@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use casemate_e2e::docker::Release;
+use casemate_e2e::without_templates;
 
 mod annotations;
 mod applications;
@@ -34,6 +35,7 @@ mod sight;
 mod soak;
 mod streams;
 mod suite;
+mod templates;
 mod terminal;
 
 fn main() -> ExitCode {
@@ -73,5 +75,14 @@ fn main() -> ExitCode {
         ("applications", applications::scenarios()),
         ("soak", soak::scenarios()),
         ("pods", pods::scenarios()),
+        ("templates", templates::scenarios()),
+        ("cold_run", without_templates(run::scenarios())),
+        (
+            "cold_life_cycle",
+            without_templates(life_cycle::scenarios()),
+        ),
+        ("cold_exec", without_templates(exec::scenarios())),
+        ("cold_engine", without_templates(engine::scenarios())),
+        ("cold_containerd", without_templates(containerd::basics())),
     ])
 }

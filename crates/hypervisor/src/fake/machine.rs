@@ -11,8 +11,8 @@ use tokio::sync::watch;
 
 use super::{Guest, STATE, Steps, broken};
 use crate::{
-    Cause, Device, DeviceId, Error, Exit, Metrics, Size, TemplateFiles, Thread, ThreadRole, Vm,
-    device::Place,
+    Cause, Device, DeviceId, Error, Exit, Metrics, Size, Step, TemplateFiles, Thread, ThreadRole,
+    Vm, device::Place,
 };
 
 pub(super) struct FakeMachine {
@@ -59,6 +59,10 @@ impl Drop for FakeMachine {
 impl Vm for FakeMachine {
     fn pid(&self) -> u32 {
         self.guest.pid
+    }
+
+    fn steps(&self) -> &[Step] {
+        &[]
     }
 
     async fn exited(&self) -> Exit {

@@ -1,5 +1,6 @@
 use std::{
-    io::Write,
+    fs::File,
+    io::{Read, Write},
     os::unix::fs::{FileExt, PermissionsExt},
 };
 

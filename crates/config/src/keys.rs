@@ -62,7 +62,8 @@ keys! {
         /// Virtual processors.
         vcpus: u32 = 1, 1..=255, Any;
 
-        /// Memory in MiB.
+        /// Memory in MiB. A pod that asks for more than this may get up to 127 more
+        /// than it asks for: what is plugged into a clone comes in steps of 128.
         memory_mib: u32 = 256, 64..=1_048_576, Any;
 
         /// PCI Express root ports, each of which takes one device while the

@@ -33,7 +33,7 @@ pub mod network;
 pub mod podman;
 pub mod processes;
 mod reaper;
-mod runtime;
+pub mod runtime;
 mod scenario;
 mod suite;
 pub mod templates;

@@ -111,14 +111,14 @@ impl Wanted {
         let on_time = (earliest..=latest).contains(&found.realtime_ns);
         let between = format!("between {earliest} and {latest} ns");
         check(on_time, "clock", &between, &found.realtime_ns)?;
-        check(found.cid == self.cid, "context id", &self.cid, &found.cid)?;
+        check(found.cid == self.cid, "context id", self.cid, &found.cid)?;
         let Size { vcpus, memory_mib } = self.size;
         let same = found.vcpus == vcpus;
-        check(same, "number of processors", &vcpus, &found.vcpus)?;
+        check(same, "number of processors", vcpus, &found.vcpus)?;
         let least = memory_mib.saturating_sub(FIRMWARE_MIB);
         let most = memory_mib.saturating_add(STEP_MIB - 1);
         let has_it = (least..=most).contains(&found.memory_mib);
-        check(has_it, "memory in MiB", &memory_mib, &found.memory_mib)
+        check(has_it, "memory in MiB", memory_mib, &found.memory_mib)
     }
 }
 

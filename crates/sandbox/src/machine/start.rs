@@ -18,7 +18,7 @@ use crate::{
     network::{self, Claim, Namespace},
     settings::size_of,
     share::Share,
-    template::{Choice, Fit, Found, Store, choose},
+    template::{Choice, Found, Key, Store, choose},
     timeline::{Timeline, now_ns},
 };
 
@@ -80,9 +80,9 @@ impl Prepared {
         let running = match self.choose(hypervisor, timeline) {
             Choice::Clone(found) => self.clone_or_boot(*found, hypervisor, timeline).await?,
             Choice::Boot => self.attempt(None, hypervisor, timeline).await?,
-            Choice::Missing(fit) => {
+            Choice::Missing(key) => {
                 let running = self.attempt(None, hypervisor, timeline).await?;
-                self.have_made(&fit, timeline);
+                self.have_made(&key, timeline);
                 running
             }
         };
@@ -257,16 +257,16 @@ impl Prepared {
     }
 
     /// Has the template made that was missing, unless that has failed lately.
-    fn have_made(&self, fit: &Fit, timeline: &mut Timeline) {
+    fn have_made(&self, key: &Key, timeline: &mut Timeline) {
         let Some(templates) = &self.options.templates else {
             return;
         };
         let config = &self.options.config;
         let store = Store::at(&config.template.directory);
         let begin = now_ns();
-        match store.failure(fit.key()) {
+        match store.failure(key) {
             Some(failure) if !failure.is_over() => {
-                tracing::info!(template = %fit.key(), "could not be made: {}", failure.reason);
+                tracing::info!(template = %key, "could not be made: {}", failure.reason);
             }
             _ => {
                 let started = store
@@ -277,7 +277,7 @@ impl Prepared {
                         started.map_err(|error| error.to_string())
                     });
                 if let Err(error) = started {
-                    tracing::warn!(template = %fit.key(), "is not made: {error}");
+                    tracing::warn!(template = %key, "is not made: {error}");
                 }
             }
         }

@@ -34,7 +34,7 @@ pub(crate) enum Choice {
     /// From this template.
     Clone(Box<Found>),
     /// From nothing; a template would have fitted.
-    Missing(Fit),
+    Missing(Key),
     /// From nothing.
     Boot,
 }
@@ -59,7 +59,7 @@ fn look(hypervisor: &dyn Hypervisor, config: &Config) -> Result<Choice, making::
     let store = Store::at(&config.template.directory);
     Ok(match store.find(&fit)? {
         Some(found) => Choice::Clone(Box::new(found)),
-        None => Choice::Missing(fit),
+        None => Choice::Missing(fit.key().clone()),
     })
 }
 
@@ -129,9 +129,11 @@ mod tests {
         let mut config = config(folder.path());
         let template = size_of(&config.machine);
         let fake = Fake::new();
-        let Choice::Missing(fit) = choose(&fake, &config, template) else {
+        let fit = making::fit(&fake, &config).unwrap();
+        let Choice::Missing(missing) = choose(&fake, &config, template) else {
             panic!("there is none");
         };
+        assert_eq!(missing, *fit.key());
         let store = Store::at(&config.template.directory);
         let place = Workplace::claim(&store, fit.key()).unwrap().unwrap();
         let files = place.files().unwrap();

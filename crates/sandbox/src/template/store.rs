@@ -11,34 +11,27 @@
 //! A template appears whole, by a rename, and disappears by another one, so
 //! nobody needs a lock to use it: whoever has its files open has all of it.
 
+mod files;
+
 use std::{
-    fs::{self, DirBuilder, File},
-    io::{self, Read},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
     time::SystemTime,
 };
 
 use casemate_hypervisor::TemplateFiles;
-use nix::{
-    libc,
-    sys::{
-        stat::{UtimensatFlags, utimensat},
-        time::TimeSpec,
-    },
-};
-use sha2::{Digest, Sha256};
 
 use super::{
-    fit::{Fit, Identity, Key, hex},
-    header::{self, Bad, Header, Part},
+    fit::{Fit, Key},
+    header::Header,
     pages,
 };
-
-pub(super) const HEADER: &str = "header";
-pub(super) const STATE: &str = "state";
-pub(super) const MEMORY: &str = "memory";
+pub use files::Unfit;
+pub(super) use files::{HEADER, MEMORY, STATE, digest};
+use files::{bytes_of, of, open, read_header, touch, unchanged};
 
 /// What the name of one that is being made begins with.
 pub(super) const NEW: &str = ".new-";
@@ -79,28 +72,6 @@ pub struct Listed {
     pub used: SystemTime,
     /// What it takes of memory or disk, in bytes.
     pub bytes: u64,
-}
-
-/// Why a template cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum Unfit {
-    /// Its header is not one.
-    #[error(transparent)]
-    Header(#[from] Bad),
-    /// A file is not the one that was made.
-    #[error("its file {0:?} is not as it was made")]
-    File(&'static str),
-    /// The machine it fits is not the one that is wanted.
-    #[error("it is one that fits another machine")]
-    Other,
-    /// A file cannot be read.
-    #[error("its file {name:?}: {source}")]
-    Io {
-        /// Its name.
-        name: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
 }
 
 /// Why the store cannot be used.
@@ -319,88 +290,6 @@ impl Store {
     pub(super) fn place(&self, key: &Key) -> PathBuf {
         self.root.join(key.as_str())
     }
-}
-
-/// What its files take; nothing of a folder that has just gone.
-fn bytes_of(folder: &Path) -> u64 {
-    const BLOCK: u64 = 512;
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let files = entries.filter_map(|entry| entry.metadata().ok());
-    files.map(|file| file.blocks() * BLOCK).sum()
-}
-
-fn of(name: &'static str) -> impl FnOnce(io::Error) -> Unfit {
-    move |source| Unfit::Io { name, source }
-}
-
-/// None where there is no such folder.
-fn open(folder: &Path, fit: &Fit) -> Result<Option<Found>, Unfit> {
-    if !folder.is_dir() {
-        return Ok(None);
-    }
-    let header = read_header(folder, fit.key())?;
-    if header.fits != fit.text() {
-        return Err(Unfit::Other);
-    }
-    let state = unchanged(folder, STATE, &header.state)?;
-    if digest(&state).map_err(of(STATE))? != header.state.sha256 {
-        return Err(Unfit::File(STATE));
-    }
-    let memory = unchanged(folder, MEMORY, &header.memory)?;
-    let files = TemplateFiles { state, memory };
-    Ok(Some(Found { header, files }))
-}
-
-fn read_header(folder: &Path, key: &Key) -> Result<Header, Unfit> {
-    let file = open_file(folder, HEADER)?;
-    let mut bytes = Vec::new();
-    let read = file.take(header::MAX_BYTES).read_to_end(&mut bytes);
-    read.map_err(of(HEADER))?;
-    Ok(Header::from_bytes(&bytes, key)?)
-}
-
-/// Opens a file that nobody has touched since it was made.
-fn unchanged(folder: &Path, name: &'static str, part: &Part) -> Result<File, Unfit> {
-    let file = open_file(folder, name)?;
-    let metadata = file.metadata().map_err(of(name))?;
-    match Identity::from(&metadata) == part.file {
-        true => Ok(file),
-        false => Err(Unfit::File(name)),
-    }
-}
-
-fn open_file(folder: &Path, name: &'static str) -> Result<File, Unfit> {
-    let mut options = File::options();
-    let options = options.read(true).custom_flags(libc::O_NOFOLLOW);
-    options.open(folder.join(name)).map_err(of(name))
-}
-
-/// The digest of a small file, read from its beginning to its end and rewound.
-pub(super) fn digest(file: &File) -> io::Result<String> {
-    let mut digest = Sha256::new();
-    io::copy(&mut Positioned { file, at: 0 }, &mut digest)?;
-    Ok(hex(&digest.finalize()))
-}
-
-/// Reads without moving the file's own position.
-struct Positioned<'a> {
-    file: &'a File,
-    at: u64,
-}
-
-impl Read for Positioned<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        use std::os::unix::fs::FileExt;
-        let count = self.file.read_at(buffer, self.at)?;
-        self.at += count as u64;
-        Ok(count)
-    }
-}
-
-fn touch(folder: &Path) -> nix::Result<()> {
-    let now = TimeSpec::UTIME_NOW;
-    let here = nix::fcntl::AT_FDCWD;
-    utimensat(here, folder, &now, &now, UtimensatFlags::FollowSymlink)
 }
 
 #[cfg(test)]

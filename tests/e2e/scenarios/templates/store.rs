@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use casemate_e2e::expect::{contains, one_clear_line};
 use casemate_e2e::templates::{self, STORE};
-use casemate_e2e::{Bundle, Exit, Host, Scenario, scenarios};
+use casemate_e2e::{Bundle, Exit, Host, Scenario, Skip, runtime, scenarios};
 
 use super::{create, made, names, only_one, start};
 
@@ -18,6 +18,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         the_limit_is_kept,
         off,
         elsewhere,
+        with_a_newer_vmm,
     ]
 }
 
@@ -180,4 +181,20 @@ fn elsewhere(host: &Host) -> Result<()> {
     let refused = host.oci(&["--config", &there, "template", "list"]).run()?;
     let line = one_clear_line(&refused.exits(1)?)?;
     contains(&line, "can be written by others")
+}
+
+/// Each program has templates of its own.
+fn with_a_newer_vmm(host: &Host) -> Result<()> {
+    let program = runtime::checkout().join("build/clients/qemu10/usr/bin/qemu-system-x86_64");
+    if !program.exists() {
+        let why = "no QEMU 10: `cargo xtask clients` unpacks one";
+        return Err(Skip(why.to_owned()).into());
+    }
+    let newer = configuration(host, &format!("[qemu]\npath = \"{}\"\n", program.display()))?;
+    let before = start(host)?.context("a template of the usual one")?;
+    create(host, &["--config", &newer])?;
+    let newer = start_with(host, &newer)?.context("a template of the newer one")?;
+    ensure!(newer != before);
+    ensure!(start(host)? == Some(before));
+    Ok(())
 }

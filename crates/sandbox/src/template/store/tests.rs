@@ -1,5 +1,6 @@
 use std::{
-    io::Write,
+    fs::File,
+    io::{Read, Write},
     os::unix::fs::{FileExt, PermissionsExt},
 };
 
@@ -242,7 +243,7 @@ fn a_failure_is_remembered_for_a_while() {
     assert_eq!(failure.reason, "no room");
     assert!(!failure.is_over());
     store.prune(u64::MAX, None).unwrap();
-    assert_eq!(store.failures().unwrap(), [failure.clone()]);
+    assert_eq!(store.failures().unwrap(), std::slice::from_ref(&failure));
     let old = crate::template::Failure {
         when: SystemTime::now() - std::time::Duration::from_secs(3600),
         ..failure

@@ -195,7 +195,10 @@ impl Prepared {
         let grow = self.grow(vm.as_ref(), begins_as, cloned);
         let machine = (vm.as_ref(), &devices);
         let prepare = greet(&self.options, &self.sockets, machine, timeline);
-        let ((), agent) = tokio::try_join!(grow, prepare)?;
+        let (grown, agent) = tokio::try_join!(grow, prepare)?;
+        if let Some((begin, end)) = grown {
+            timeline.add("vmm", "plug processors and memory", begin, end);
+        }
         Ok(Running { vm, devices, agent })
     }
 
@@ -247,13 +250,21 @@ impl Prepared {
         Ok(())
     }
 
-    /// Plugs what the sandbox has and the template has not.
-    async fn grow(&self, vm: &dyn Vm, from: Size, cloned: bool) -> Result<(), Error> {
+    /// Plugs what the sandbox has and the template has not, and says from when to
+    /// when.
+    async fn grow(
+        &self,
+        vm: &dyn Vm,
+        from: Size,
+        cloned: bool,
+    ) -> Result<Option<(u64, u64)>, Error> {
         let to = size_of(&self.options.config.machine);
-        if cloned && from != to {
-            vm.resize(to.vcpus, to.memory_mib).await?;
+        if !cloned || from == to {
+            return Ok(None);
         }
-        Ok(())
+        let begin = now_ns();
+        vm.resize(to.vcpus, to.memory_mib).await?;
+        Ok(Some((begin, now_ns())))
     }
 
     /// Has the template made that was missing, unless that has failed lately.

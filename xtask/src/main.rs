@@ -14,6 +14,9 @@ mod fuzz;
 mod guest;
 mod image;
 mod lab;
+mod trace;
+#[cfg(test)]
+mod waits;
 mod workspace;
 
 use std::process::ExitCode;
@@ -34,6 +37,8 @@ enum Task {
     Check(check::Options),
     /// Build the guest: kernel and initrd, into build/guest
     Guest(guest::Options),
+    /// Put names of functions into a crash of the guest's kernel
+    Trace(trace::Options),
     /// Build the container images of the tests and the quickstart, into build/images
     Image(image::Options),
     /// Unpack the clients that the end-to-end tests start by themselves, into build/clients
@@ -62,6 +67,7 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Check(options) => check::run(&options),
         Task::Guest(options) => guest::run(&options),
+        Task::Trace(options) => trace::run(&options),
         Task::Image(options) => image::run(&options),
         Task::Clients => clients::run(),
         Task::E2e(options) => e2e::run(&options),

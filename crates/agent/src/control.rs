@@ -8,22 +8,19 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::Notify,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::transport::Connection;
+use crate::{session::Ending, transport::Connection};
 
 /// See the module.
 pub(crate) struct Control {
     connection: Connection,
-    ended: Arc<Notify>,
+    ended: Arc<Ending>,
 }
 
 impl Control {
     /// Tells `ended` when the host has closed the connection or it broke.
-    pub(crate) fn new(connection: Connection, ended: Arc<Notify>) -> Self {
+    pub(crate) fn new(connection: Connection, ended: Arc<Ending>) -> Self {
         Self { connection, ended }
     }
 }
@@ -38,7 +35,7 @@ impl AsyncRead for Control {
         let result = ready!(Pin::new(&mut self.connection).poll_read(context, buffer));
         let at_end = buffer.filled().len() == before && buffer.remaining() > 0;
         if result.is_err() || at_end {
-            self.ended.notify_one();
+            self.ended.now();
         }
         Poll::Ready(result)
     }

@@ -8,29 +8,21 @@
 use std::{
     fs::{self, File},
     io,
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::fs::OpenOptionsExt,
-    },
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use casemate_linux::{
-    netlink::Changes,
-    process::{Birth, Exit, spawn},
-    reactor::register_readable,
-};
+use casemate_linux::process::{Birth, Exit, spawn};
 use casemate_protocol::agent;
 use nix::{
     errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
-    sys::socket::{AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, socket},
     unistd::syncfs,
 };
-use tokio::time::{Instant, timeout_at};
 
 use crate::{
+    arrival::{self, until_seen},
     error::{Doing, Error, Result},
     reaper::Reaper,
 };
@@ -41,9 +33,6 @@ const FOLDER: &str = "/run/casemate/disks";
 /// Where the kernel lists disks, and their nodes.
 const CLASS: &str = "/sys/class/block";
 const NODES: &str = "/dev";
-
-/// How long a plugged disk may take to appear, as with network cards.
-const ARRIVAL_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long the kernel may take to let go of a disk that has been unmounted: the
 /// last of its users may still be ending.
@@ -150,24 +139,12 @@ async fn in_child(reaper: &Reaper, work: impl FnOnce() -> io::Result<()>) -> io:
 
 /// The kernel's name of a disk; waits for one that is on its way.
 async fn arrived(serial: &str) -> Result<String> {
-    let what = || format!("look for disk {serial}");
-    // Before the first look: what comes afterwards is heard of.
-    let news = register_readable(device_news().doing(what)?).doing(what)?;
-    let deadline = Instant::now() + ARRIVAL_LIMIT;
-    loop {
-        if let Some(name) = find(Path::new(CLASS), serial).doing(what)? {
-            return Ok(name);
-        }
-        let Ok(ready) = timeout_at(deadline, news.readable()).await else {
-            return Err(Error::NoDisk {
-                serial: serial.to_owned(),
-                limit: ARRIVAL_LIMIT,
-            });
-        };
-        let mut ready = ready.doing(what)?;
-        Changes::drain(ready.get_inner());
-        ready.clear_ready();
-    }
+    let look = || find(Path::new(CLASS), serial).doing(|| format!("look for disk {serial}"));
+    let name = until_seen(Some(arrival::LIMIT), look).await?;
+    name.ok_or_else(|| Error::NoDisk {
+        serial: serial.to_owned(),
+        limit: arrival::LIMIT,
+    })
 }
 
 fn find(class: &Path, serial: &str) -> io::Result<Option<String>> {
@@ -180,21 +157,6 @@ fn find(class: &Path, serial: &str) -> io::Result<Option<String>> {
         }
     }
     Ok(None)
-}
-
-/// Becomes readable when the kernel tells of a device (netlink(7),
-/// NETLINK_KOBJECT_UEVENT).
-fn device_news() -> io::Result<OwnedFd> {
-    /// The group that the kernel itself speaks to.
-    const KERNEL: u32 = 1;
-    let socket = socket(
-        AddressFamily::Netlink,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-        SockProtocol::NetlinkKObjectUEvent,
-    )?;
-    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, KERNEL))?;
-    Ok(socket)
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use casemate_protocol::VersionMismatch;
 use nix::errno::Errno;
 use ttrpc::Code;
 
+use crate::capacity::Capacity;
+
 /// Result of the agent's own functions.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
@@ -19,6 +21,22 @@ pub(crate) enum Error {
     Version(#[from] VersionMismatch),
     #[error("the sandbox has been prepared already")]
     AlreadyPrepared,
+    /// Nothing more is done for this connection.
+    #[error("the machine is about to be saved as a template")]
+    Template,
+    /// What the host has announced did not come.
+    #[error("the guest has {there} of {wanted} after {limit:?}")]
+    NoCapacity {
+        wanted: Capacity,
+        there: Capacity,
+        limit: std::time::Duration,
+    },
+    /// A file share that the host has announced did not come.
+    #[error("file share {tag:?} did not appear within {limit:?}")]
+    NoShare {
+        tag: String,
+        limit: std::time::Duration,
+    },
     /// The VM is being shut down.
     #[error("the sandbox is shutting down")]
     Ending,
@@ -102,6 +120,7 @@ impl Error {
             Self::NotGreeted
             | Self::Version(_)
             | Self::AlreadyPrepared
+            | Self::Template
             | Self::Ending
             | Self::Busy(_)
             | Self::Stopped(_)
@@ -110,7 +129,10 @@ impl Error {
             | Self::Hook(_)
             | Self::NoTerminal => Code::FAILED_PRECONDITION,
             Self::Child { code, .. } => *code,
-            Self::NoCard { .. } | Self::NoDisk { .. } => Code::DEADLINE_EXCEEDED,
+            Self::NoCard { .. }
+            | Self::NoDisk { .. }
+            | Self::NoShare { .. }
+            | Self::NoCapacity { .. } => Code::DEADLINE_EXCEEDED,
             Self::ChildLost(_) | Self::System { .. } => Code::INTERNAL,
         }
     }

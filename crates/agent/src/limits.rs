@@ -52,10 +52,25 @@ pub(crate) fn id(kind: &'static str, id: &str) -> Result<()> {
     Ok(())
 }
 
+/// As machine-id(5) has it.
+fn machine_id(id: &str) -> Result<()> {
+    let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    match id.len() == 32 && id.bytes().all(digit) {
+        true => Ok(()),
+        false => Err(Error::invalid(
+            format!("machine id {id:?}"),
+            "must be 32 lower-case hexadecimal digits",
+        )),
+    }
+}
+
 /// Checks PrepareSandbox.
 pub(crate) fn prepare(request: &PrepareSandboxRequest) -> Result<()> {
     id("sandbox id", &request.sandbox_id)?;
     count("bytes of entropy", request.entropy.len(), ENTROPY)?;
+    if !request.machine_id.is_empty() {
+        machine_id(&request.machine_id)?;
+    }
     count("mounts", request.mounts.len(), MOUNTS)?;
     request.mounts.iter().try_for_each(mount)?;
     request.sysctls.keys().try_for_each(|name| sysctl(name))

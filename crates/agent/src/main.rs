@@ -1,7 +1,7 @@
 //! casemate-agent: PID 1 of a sandbox's VM, and the container runtime in it.
 //!
 //! ```text
-//!  kernel ─► main ─► dial the host ─► boot (file systems) ─► serve ─► power off
+//!  kernel ─► main ─► dial the host ─► boot (file systems) ─► session ─► power off
 //!                                                              │
 //!        control connection: server ─► sandbox ─► container::birth ─► fork ─► child
 //!        stream connections: streams ◄──pipes, terminals──► the processes
@@ -13,7 +13,8 @@
 //!   system above all) is touched by children only.
 //! * The host is the client of one ttrpc connection that the agent opens. When
 //!   that ends, the VM has no purpose any more: everything is killed, written
-//!   back, and the VM powered off.
+//!   back, and the VM powered off. Only a VM that is to be saved waits for
+//!   another vsock device and calls again ([`session`]).
 //! * Nobody but the host reaches the agent: there is no socket, file or device
 //!   of it that a container could open.
 //!
@@ -24,18 +25,13 @@
 
 #![forbid(unsafe_code)]
 
-use std::{convert::Infallible, io, path::PathBuf, sync::Arc};
+use std::{convert::Infallible, path::PathBuf, sync::Arc};
 
-use casemate_protocol::{
-    agent_ttrpc::create_agent,
-    stream::{answer, read_request},
-};
-use futures::StreamExt;
 use nix::sys::reboot::{RebootMode, reboot};
-use tokio::sync::Notify;
-use ttrpc::r#async::{Server, transport::Listener as ControlListener};
 
+mod arrival;
 mod boot;
+mod capacity;
 mod cgroup;
 mod child;
 mod console;
@@ -43,6 +39,7 @@ mod container;
 mod control;
 mod disks;
 mod error;
+mod identity;
 mod limits;
 mod loopback;
 mod names;
@@ -51,19 +48,20 @@ mod quiet;
 mod reaper;
 mod sandbox;
 mod server;
+mod session;
+mod share;
 mod shared_memory;
 mod streams;
 mod timeline;
 mod transport;
 
 use console::say;
-use control::Control;
 use error::{Doing, Result};
 use reaper::Reaper;
 use sandbox::Sandbox;
-use server::Service;
+use session::End;
 use timeline::Timeline;
-use transport::{Connection, Listener, Transport};
+use transport::Transport;
 
 fn main() {
     let mut timeline = Timeline::since(0);
@@ -100,11 +98,10 @@ fn power_off() {
     say(format_args!("power off: {errno}"));
 }
 
-/// Serves the host until it is gone, and ends the sandbox.
+/// Serves the host until it is gone for good, and ends the sandbox.
 async fn serve(transport: &Transport, mut timeline: Timeline) -> Result<()> {
     // Dialling needs no file system; the host answers while boot makes some.
-    let dialled = transport.dial().doing(|| "connect to the host".into())?;
-    let listener = transport.listen().doing(|| "listen for streams".into())?;
+    let dialled = transport.dial();
     timeline.mark("dial");
     if matches!(transport, Transport::Vsock) {
         boot::leave_initramfs()?;
@@ -114,65 +111,27 @@ async fn serve(transport: &Transport, mut timeline: Timeline) -> Result<()> {
     timeline.mark("file systems");
     let reaper = Reaper::start().doing(|| "catch SIGCHLD".into())?;
     let sandbox = Arc::new(Sandbox::new(reaper, transport.clone()));
-    tokio::spawn(accept_streams(listener, Arc::clone(&sandbox)));
-    let connection = dialled
-        .answered()
-        .await
-        .doing(|| "connect to the host".into())?;
-    timeline.mark("connect");
-
-    let done = Arc::new(Notify::new());
-    let control = Control::new(connection, Arc::clone(&done));
-    let service = Service::new(
-        Arc::clone(&sandbox),
-        timeline.into_spans(),
-        Arc::clone(&done),
-    );
-    // The server's one "listener" has this connection to offer and no other.
-    let only = futures::stream::iter([io::Result::Ok(control)]).chain(futures::stream::pending());
-    let mut server = Server::new()
-        .add_listener(ControlListener::new(only))
-        .register_service(create_agent(Arc::new(service)));
-    server
-        .start()
-        .await
-        .map_err(io::Error::other)
-        .doing(|| "serve".into())?;
-    done.notified().await;
+    let mut call = match dialled {
+        // The device is yet to be plugged.
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {
+            transport.arrived(None).await?;
+            timeline.mark("device");
+            transport.dial()
+        }
+        dialled => dialled,
+    };
+    loop {
+        let dialled = call.doing(|| "connect to the host".into())?;
+        let device = transport.device()?;
+        if session::serve(dialled, transport, &sandbox, timeline).await? == End::Final {
+            break;
+        }
+        // What is saved waits here.
+        timeline = Timeline::since(timeline::now());
+        transport.arrived(device).await?;
+        timeline.mark("resume");
+        call = transport.dial();
+    }
     sandbox.end().await;
     Ok(())
-}
-
-async fn accept_streams(listener: Listener, sandbox: Arc<Sandbox>) {
-    loop {
-        match listener.accept().await {
-            Ok(connection) => drop(tokio::spawn(attach(connection, Arc::clone(&sandbox)))),
-            Err(error) => return say(format_args!("accept a stream: {error}")),
-        }
-    }
-}
-
-/// Connects a stream to the process that its preface names.
-async fn attach(mut connection: Connection, sandbox: Arc<Sandbox>) {
-    let hello = match read_request(&mut connection).await {
-        Ok(hello) => hello,
-        Err(error) => return say(format_args!("{error}")),
-    };
-    if hello.loopback_port != 0 {
-        return loopback::join(connection, hello.loopback_port).await;
-    }
-    let Ok(hangup) = connection.hangup() else {
-        return;
-    };
-    let pump = tokio::select! {
-        pump = sandbox.stream(&hello) => pump,
-        // The process will not be made.
-        () = hangup.happened() => return,
-    };
-    drop(hangup);
-    if answer(&mut connection, pump.is_some()).await.is_ok()
-        && let Some(pump) = pump
-    {
-        pump.run(connection).await;
-    }
 }

@@ -7,44 +7,35 @@
 
 use std::{
     collections::HashMap,
-    fs,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use casemate_linux::{
-    entropy, interface,
-    process::{Birth, spawn},
-};
+use casemate_linux::interface;
 use casemate_protocol::{
     agent::{
-        AddProcessRequest, ContainerSpec, CreateContainerRequest, Mount, PrepareSandboxRequest,
+        AddProcessRequest, ContainerSpec, CreateContainerRequest, Identity, PrepareSandboxRequest,
         ProcessRef, Span, UpdateNetworkRequest,
     },
-    paths::SHARE,
     stream::StreamHello,
-};
-use nix::{
-    mount::{MntFlags, MsFlags, mount, umount2},
-    sys::time::TimeSpec,
-    time::{ClockId, clock_settime},
-    unistd::{sethostname, sync},
 };
 use tokio::sync::Notify;
 
 use crate::{
+    capacity::Capacity,
     child::{namespaces::Plan, sysctl},
     console::say,
     container::{Container, Process, birth},
     disks::Disk,
     error::{Doing, Error, Result},
-    limits,
+    identity, limits,
     network::Network,
     reaper::Reaper,
+    share,
     shared_memory::SharedMemory,
     streams::Pump,
-    timeline::{Timeline, now, span},
+    timeline::{Timeline, now, realtime, span},
     transport::Transport,
 };
 
@@ -60,6 +51,7 @@ const ANSWER_TIME: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct Sandbox {
     reaper: Arc<Reaper>,
+    transport: Transport,
     state: Mutex<State>,
     /// Told whenever a container or process has been made, or has not.
     settled: Notify,
@@ -92,14 +84,27 @@ impl Sandbox {
             reaper,
             state: Mutex::default(),
             settled: Notify::new(),
-            network: tokio::sync::Mutex::new(Network::new(transport)),
+            network: tokio::sync::Mutex::new(Network::new(transport.clone())),
+            transport,
+        }
+    }
+
+    /// Whether this VM can be saved and be resumed as many.
+    pub(crate) fn has_no_identity(&self) -> Result<()> {
+        match self.state().prepared {
+            true => Err(Error::AlreadyPrepared),
+            false => Ok(()),
         }
     }
 
     /// Makes this VM the one of a sandbox.
-    pub(crate) fn prepare(&self, request: &PrepareSandboxRequest) -> Result<Vec<Span>> {
-        limits::prepare(request)?;
-        let mut timeline = Timeline::since(now());
+    pub(crate) async fn prepare(
+        self: Arc<Self>,
+        request: PrepareSandboxRequest,
+    ) -> Result<(Identity, Vec<Span>)> {
+        let received_ns = now();
+        let mut timeline = Timeline::since(received_ns);
+        limits::prepare(&request)?;
         {
             let mut state = self.state();
             if state.prepared {
@@ -107,19 +112,23 @@ impl Sandbox {
             }
             state.prepared = true;
         }
-        step_clock(request.realtime_ns)?;
-        if !request.entropy.is_empty() {
-            entropy::add(&request.entropy).doing(|| "add entropy".into())?;
-        }
-        if !request.hostname.is_empty() {
-            sethostname(&request.hostname)
-                .doing(|| format!("set hostname {:?}", request.hostname))?;
-        }
+        let identity = identity::assume(&request, received_ns)?;
         timeline.mark("identity");
-        request.mounts.iter().try_for_each(mount_in_guest)?;
+        for wanted in &request.mounts {
+            share::mount_in_guest(wanted).await?;
+        }
         sysctl::write_all(&request.sysctls)?;
         timeline.mark("mounts");
-        Ok(timeline.into_spans())
+        let capacity = Capacity::reach(request.vcpus, request.memory_mib).await?;
+        timeline.mark("capacity");
+        let identity = Identity {
+            cid: self.transport.cid()?.unwrap_or(0).into(),
+            vcpus: capacity.vcpus,
+            memory_mib: capacity.memory_mib,
+            realtime_ns: realtime(),
+            ..identity
+        };
+        Ok((identity, timeline.into_spans()))
     }
 
     /// Makes a container; its first process waits before exec.
@@ -271,7 +280,7 @@ impl Sandbox {
         let container = self.container(&id)?;
         self.state().containers.insert(id.clone(), Slot::Reserved);
         let removed = self.clear(&container).await;
-        if let Err(error) = forget_unused_files() {
+        if let Err(error) = share::forget_unused_files() {
             say(format_args!("container {id}: {error}"));
         }
         // What could not be removed can be tried again.
@@ -329,7 +338,7 @@ impl Sandbox {
                     say(format_args!("container {}: {error}", container.id));
                 }
             }
-            write_back(&self.reaper).await;
+            share::write_back(&self.reaper).await;
         };
         if tokio::time::timeout(END_LIMIT, emptied).await.is_err() {
             say(format_args!("the sandbox did not end within {END_LIMIT:?}"));
@@ -397,65 +406,5 @@ impl Sandbox {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn step_clock(realtime_ns: u64) -> Result<()> {
-    if realtime_ns == 0 {
-        return Ok(());
-    }
-    let time = Duration::from_nanos(realtime_ns);
-    clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::from_duration(time))
-        .doing(|| "set the clock".into())
-}
-
-/// Mounts a file system for the whole sandbox.
-fn mount_in_guest(wanted: &Mount) -> Result<()> {
-    let place = &wanted.destination;
-    let what = || format!("error mounting {:?} at {place:?}", wanted.source);
-    if wanted.source_is_file {
-        fs::File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(place)
-            .doing(what)?;
-    } else {
-        fs::create_dir_all(place).doing(what)?;
-    }
-    let mut flags = MsFlags::from_bits_retain(wanted.flags);
-    if limits::is_bind(wanted) {
-        flags |= MsFlags::MS_BIND;
-    }
-    mount(
-        Some(wanted.source.as_str()),
-        place.as_str(),
-        Some(wanted.fstype.as_str()),
-        flags,
-        Some(wanted.data.as_str()),
-    )
-    .doing(what)
-}
-
-/// Lets the host have the files of the share that nobody uses any more: as long
-/// as they are remembered here, it cannot give up the mounts that they are on.
-/// A remount that changes nothing does that, and for this file system alone.
-fn forget_unused_files() -> Result<()> {
-    const NONE: Option<&str> = None;
-    mount(NONE, SHARE, NONE, MsFlags::MS_REMOUNT, NONE).doing(|| format!("remount {SHARE}"))
-}
-
-/// Unmounts the share and writes back every file system, in a process of its
-/// own: a file server that is gone must not stop the agent.
-async fn write_back(reaper: &Reaper) {
-    let child = spawn(Birth::default(), || {
-        // Not mounted, or somebody still uses it: the writing back counts.
-        let _ = umount2(SHARE, MntFlags::MNT_DETACH);
-        sync();
-        0
-    });
-    match child {
-        Ok(child) => drop(reaper.watch(child.pid()).reached().await),
-        Err(error) => say(format_args!("write back: {error}")),
     }
 }

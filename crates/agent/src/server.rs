@@ -1,12 +1,9 @@
 //! The Agent service: from ttrpc's calls to the sandbox. Texts and codes of
 //! refusals are in [`crate::error`].
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use async_trait::async_trait;
@@ -22,7 +19,6 @@ use casemate_protocol::{
     agent_ttrpc, negotiate,
 };
 use nix::sys::utsname::uname;
-use tokio::sync::Notify;
 use ttrpc::r#async::TtrpcContext;
 
 use crate::{
@@ -30,11 +26,9 @@ use crate::{
     error::{Doing, Error, Result},
     limits,
     sandbox::Sandbox,
+    session::Ending,
     timeline::now,
 };
-
-/// How long the host may take to hang up after the answer to Shutdown.
-const HANGUP_LIMIT: Duration = Duration::from_secs(1);
 
 /// The service on the one control connection.
 pub(crate) struct Service {
@@ -42,26 +36,31 @@ pub(crate) struct Service {
     /// What has happened until the service began.
     boot: Vec<Span>,
     greeted: AtomicBool,
-    /// Told when the VM has nothing left to do.
-    done: Arc<Notify>,
+    /// A VM that is about to be saved does nothing more for this connection.
+    template: AtomicBool,
+    ending: Arc<Ending>,
 }
 
 impl Service {
-    pub(crate) fn new(sandbox: Arc<Sandbox>, boot: Vec<Span>, done: Arc<Notify>) -> Self {
+    pub(crate) fn new(sandbox: Arc<Sandbox>, boot: Vec<Span>, ending: Arc<Ending>) -> Self {
         Self {
             sandbox,
             boot,
             greeted: AtomicBool::new(false),
-            done,
+            template: AtomicBool::new(false),
+            ending,
         }
     }
 
     /// The sandbox, once host and agent have agreed on a version.
     fn sandbox(&self) -> Result<Arc<Sandbox>> {
-        match self.greeted.load(Ordering::Relaxed) {
-            true => Ok(Arc::clone(&self.sandbox)),
-            false => Err(Error::NotGreeted),
+        if !self.greeted.load(Ordering::Relaxed) {
+            return Err(Error::NotGreeted);
         }
+        if self.template.load(Ordering::Relaxed) {
+            return Err(Error::Template);
+        }
+        Ok(Arc::clone(&self.sandbox))
     }
 }
 
@@ -92,13 +91,23 @@ impl agent_ttrpc::Agent for Service {
         })
     }
 
+    async fn become_template(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<Empty> {
+        self.sandbox()?.has_no_identity()?;
+        self.template.store(true, Ordering::Relaxed);
+        self.ending.is_for_template();
+        self.ending.soon();
+        Ok(Empty::new())
+    }
+
     async fn prepare_sandbox(
         &self,
         _: &TtrpcContext,
         request: PrepareSandboxRequest,
     ) -> ttrpc::Result<PrepareSandboxResponse> {
+        let (identity, spans) = complete(self.sandbox()?.prepare(request)).await?;
         Ok(PrepareSandboxResponse {
-            spans: self.sandbox()?.prepare(&request)?,
+            spans,
+            identity: Some(identity).into(),
             ..Default::default()
         })
     }
@@ -268,13 +277,7 @@ impl agent_ttrpc::Agent for Service {
 
     async fn shutdown(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<Empty> {
         self.sandbox()?.end().await;
-        // The host hangs up when it has read the answer; powering off before
-        // could lose it in the virtqueue.
-        let done = Arc::clone(&self.done);
-        tokio::spawn(async move {
-            tokio::time::sleep(HANGUP_LIMIT).await;
-            done.notify_one();
-        });
+        self.ending.soon();
         Ok(Empty::new())
     }
 }

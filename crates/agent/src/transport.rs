@@ -2,12 +2,12 @@
 //! agent is looked at without one. Both are byte streams with half-close.
 
 use std::{
-    io,
+    fs, io,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -24,12 +24,20 @@ use nix::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
 
+use crate::{
+    arrival::{driven, until_seen},
+    error::{Doing, Result},
+};
+
 /// How long the monitor may take to accept. It listens before the VM starts;
 /// this only has to outlast a host that is very busy.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Stream connections that wait to be accepted.
 const BACKLOG: i32 = 128;
+
+/// Where the kernel shows the device of a virtio-vsock driver.
+const DRIVER: &str = "/sys/bus/virtio/drivers/vmw_vsock_virtio_transport";
 
 /// What the two sides talk over.
 #[derive(Debug, Clone)]
@@ -42,7 +50,42 @@ pub(crate) enum Transport {
 }
 
 impl Transport {
+    /// The context id of the vsock device; none without one, and over unix sockets.
+    pub(crate) fn cid(&self) -> Result<Option<u32>> {
+        match self {
+            Self::Vsock => vsock::local_cid().doing(|| "read the context id".into()),
+            Self::Unix(_) => Ok(None),
+        }
+    }
+
+    /// Which device is dialled over: no other one has its number, not even in its
+    /// place. None without a device, and over unix sockets.
+    pub(crate) fn device(&self) -> Result<Option<u64>> {
+        match self {
+            Self::Vsock => driven(Path::new(DRIVER)).doing(|| format!("look into {DRIVER}")),
+            Self::Unix(_) => Ok(None),
+        }
+    }
+
+    /// Waits, for as long as it takes, until there is something to dial over that is
+    /// not `last`. That it was gone in between may never have been seen: a VM that
+    /// is saved stops without a word. Unix sockets are always there; those of a
+    /// template's clone are others.
+    pub(crate) async fn arrived(&self, last: Option<u64>) -> Result<()> {
+        if matches!(self, Self::Vsock) {
+            let look = || {
+                let there = self.device()? != last && self.cid()?.is_some();
+                Ok(there.then_some(()))
+            };
+            until_seen(None, look).await?;
+        }
+        Ok(())
+    }
+
     /// Begins to connect to the host; see [`Dialled::answered`].
+    ///
+    /// # Errors
+    /// ENODEV without a vsock device.
     pub(crate) fn dial(&self) -> io::Result<Dialled> {
         self.connect(HOST_CONTROL_PORT, "control")
     }
@@ -83,7 +126,10 @@ impl Transport {
                 socket
             }
             Self::Unix(directory) => {
-                let listener = UnixListener::bind(directory.join("streams"))?;
+                let path = directory.join("streams");
+                // That of an earlier connection.
+                let _ = fs::remove_file(&path);
+                let listener = UnixListener::bind(path)?;
                 listener.set_nonblocking(true)?;
                 listener.into()
             }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::Subject;
 use crate::bundle::Bundle;
 use crate::interruption::sleep;
 use crate::machine::{self, Bare};
@@ -16,6 +15,10 @@ use crate::options::{Memory, Name};
 use crate::report::{Report, Row, Table};
 use crate::runtime::{Found, Running, Runtime};
 use crate::turns::progress;
+use crate::{Samples, Subject};
+
+/// Runs of each unless the command line says otherwise.
+const RUNS: usize = 3;
 
 /// How long what has started is left alone before it is weighed.
 const REST: Duration = Duration::from_secs(2);
@@ -94,31 +97,25 @@ pub(crate) fn measure(subject: &Subject, options: &Memory) -> Result<Report> {
     let bundle = Bundle::new(subject, folder.path(), options.common.rootfs.as_deref())?;
     let mut found = Found::look(subject, &options.common, &bundle, folder.path())?;
     bundle.set_program(&["sleep", "100000"])?;
-    let mut totals = Vec::new();
-    let mut tables = Vec::new();
+    let mut idle = Vec::new();
     if options.common.wants(Name::Qemu) {
         match machine::missing(subject) {
-            None => {
-                let bare = Bare::that_waits(subject, folder.path())?.start(&[])?;
-                sleep(REST)?;
-                let kib = processes::pss_kib(bare.pid())?;
-                totals.push(Row::one("bare QEMU", kib as f64 / 1024.0));
-            }
+            None => idle.push(Idle::Machine(Bare::that_waits(subject, folder.path())?)),
             Some(reason) => found.left_out.push(("bare QEMU".to_owned(), reason)),
         }
     }
-    for runtime in &found.runtimes {
-        if runtime.is_casemate() {
-            let (rows, more) = casemate(runtime, &bundle, options)?;
-            totals.extend(rows);
-            tables.extend(more);
-        } else {
-            totals.push(other(runtime, &bundle)?);
-        }
+    idle.extend(found.runtimes.iter().map(Idle::Container));
+    let runs = options.common.runs_or(RUNS);
+    let mut rows = weigh(&idle, &bundle, runs)?;
+    let mut tables = Vec::new();
+    for runtime in found.runtimes.iter().filter(|one| one.is_casemate()) {
+        let (one_more, more) = casemate(runtime, &bundle, options)?;
+        rows.extend(one_more);
+        tables.extend(more);
     }
     tables.insert(
         0,
-        Table::new("memory of an idle container (PSS)", "MiB", totals),
+        Table::new("memory of an idle container (PSS)", "MiB", rows),
     );
     Ok(Report {
         measurement: "memory",
@@ -127,18 +124,76 @@ pub(crate) fn measure(subject: &Subject, options: &Memory) -> Result<Report> {
     })
 }
 
+/// Something that waits and is weighed.
+enum Idle<'a> {
+    Machine(Bare),
+    Container(&'a Runtime),
+}
+
+impl Idle<'_> {
+    fn name(&self) -> &str {
+        match self {
+            Self::Machine(_) => "bare QEMU",
+            Self::Container(runtime) => runtime.name(),
+        }
+    }
+
+    /// MiB of one that has just begun to wait.
+    fn mib(&self, bundle: &Bundle) -> Result<f64> {
+        match self {
+            Self::Machine(bare) => {
+                let machine = bare.start(&[])?;
+                sleep(REST)?;
+                Ok(processes::pss_kib(machine.pid())? as f64 / 1024.0)
+            }
+            Self::Container(runtime) => {
+                let container = runtime.run_detached(bundle, "idle")?;
+                sleep(REST)?;
+                if runtime.is_casemate() {
+                    return Ok(of_sandbox(&container)?.pss_mib());
+                }
+                // Its process, and what the runtime has running for it.
+                let mut pids = processes::naming(runtime.root())?;
+                pids.insert(container.pid()?);
+                let kib: u64 = pids
+                    .into_iter()
+                    .map(processes::pss_kib)
+                    .sum::<Result<_>>()?;
+                Ok(kib as f64 / 1024.0)
+            }
+        }
+    }
+}
+
+/// Each of them alone, in turns.
+fn weigh(idle: &[Idle<'_>], bundle: &Bundle, runs: usize) -> Result<Vec<Row>> {
+    let mut numbers = vec![Vec::new(); idle.len()];
+    for run in 1..=runs {
+        progress("memory", run, runs)?;
+        for (one, numbers) in idle.iter().zip(&mut numbers) {
+            numbers.push(one.mib(bundle).with_context(|| one.name().to_owned())?);
+        }
+    }
+    let rows = idle.iter().zip(numbers).filter_map(|(one, numbers)| {
+        Some(Row {
+            name: one.name().to_owned(),
+            samples: Samples::new(numbers)?,
+        })
+    });
+    Ok(rows.collect())
+}
+
 /// The first sandbox in parts, what each further one takes, and what all of them use of a
 /// processor.
 fn casemate(
     runtime: &Runtime,
     bundle: &Bundle,
     options: &Memory,
-) -> Result<(Vec<Row>, Vec<Table>)> {
+) -> Result<(Option<Row>, [Table; 2])> {
     let name = runtime.name();
     let mut sandboxes = vec![runtime.run_detached(bundle, "idle-0")?];
     sleep(REST)?;
     let first = of_sandbox(&sandboxes[0])?;
-    let mut totals = vec![Row::one(name, first.pss_mib())];
     let parts = Table::new(
         &format!("{name}: memory by process and kind (PSS)"),
         "MiB",
@@ -158,16 +213,15 @@ fn casemate(
     sleep(wait.max(REST))?;
     let pids = pids_by_role(&sandboxes)?;
     let idle = idle(&pids, wait)?;
-    if let [_, further @ ..] = &sandboxes[..]
-        && !further.is_empty()
-    {
-        let all = sandboxes.iter().map(|one| Ok(of_sandbox(one)?.pss_mib()));
-        let all: f64 = all.sum::<Result<f64>>()?;
-        let one_more = (all - first.pss_mib()) / further.len() as f64;
-        totals.push(Row::one(&format!("{name}, each further"), one_more));
-    }
+    let further = sandboxes.len() - 1;
+    let all = sandboxes.iter().map(|one| Ok(of_sandbox(one)?.pss_mib()));
+    let all: f64 = all.sum::<Result<f64>>()?;
+    let one_more = (further > 0).then(|| {
+        let mib = (all - first.pss_mib()) / further as f64;
+        Row::one(&format!("{name}, each of {further} further"), mib)
+    });
     let title = format!("{name}: {} idle sandboxes, of one core", sandboxes.len());
-    Ok((totals, vec![parts, Table::new(&title, "%", idle)]))
+    Ok((one_more, [parts, Table::new(&title, "%", idle)]))
 }
 
 fn by_process(weight: &Weight) -> Vec<Row> {
@@ -213,19 +267,6 @@ fn idle(pids: &[(String, u32)], wait: Duration) -> Result<Vec<Row>> {
     }
     rows[0] = Row::one("all", percent(sum));
     Ok(rows)
-}
-
-/// A container of another runtime: its process, and what the runtime has running for it.
-fn other(runtime: &Runtime, bundle: &Bundle) -> Result<Row> {
-    let container = runtime.run_detached(bundle, "idle")?;
-    sleep(REST)?;
-    let mut pids = processes::naming(runtime.root())?;
-    pids.insert(container.pid()?);
-    let kib = pids
-        .into_iter()
-        .map(processes::pss_kib)
-        .sum::<Result<u64>>()?;
-    Ok(Row::one(runtime.name(), kib as f64 / 1024.0))
 }
 
 fn mib(kib: &Value) -> f64 {

@@ -101,6 +101,8 @@ pub enum Verb {
     Check,
     /// Show where the time of a container's start went
     Timeline(Timeline),
+    /// Make, list and remove templates: saved machines from which sandboxes begin
+    Template(Template),
     /// Show what sandboxes take of the host's memory, by process and by kind
     Memory(Memory),
     /// Measure this runtime beside others and a bare virtual machine
@@ -110,6 +112,9 @@ pub enum Verb {
     /// Serve one sandbox
     #[command(hide = true)]
     Monitor(Monitor),
+    /// Make a template for the next start
+    #[command(hide = true, name = casemate_sandbox::template::background::VERB)]
+    TemplateMaker,
     /// Stand for a container's process on the host
     #[command(hide = true)]
     StandIn(StandIn),
@@ -361,6 +366,47 @@ pub struct Timeline {
 }
 
 #[derive(Debug, Args)]
+pub struct Template {
+    #[command(subcommand)]
+    pub verb: TemplateVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TemplateVerb {
+    /// Make the template of the configured machine now, unless it is there
+    Create,
+    /// List the templates, the one that was used last first
+    #[command(alias = "ls")]
+    List {
+        /// How to print
+        #[arg(short, long, default_value = "table")]
+        format: Format,
+    },
+    /// Read all of a template, compare it with what was made, and say what it is
+    Show {
+        /// How to print
+        #[arg(short, long, default_value = "table")]
+        format: Format,
+        /// Key of the template, as `list` shows it
+        #[arg(value_name = "KEY")]
+        key: String,
+    },
+    /// Delete templates; machines that began from them do not mind
+    #[command(alias = "rm")]
+    Delete {
+        /// Every template
+        #[arg(long, conflicts_with = "keys")]
+        all: bool,
+        /// Keys of templates
+        #[arg(value_name = "KEY", required_unless_present = "all")]
+        keys: Vec<String>,
+    },
+    /// Delete what no machine can begin from any more, what killed makers have
+    /// left, and what is beyond template.limit_mib
+    Prune,
+}
+
+#[derive(Debug, Args)]
 pub struct Memory {
     /// How to print
     #[arg(short, long, default_value = "table")]
@@ -441,6 +487,12 @@ pub struct Monitor {
     /// The least important event that is logged, unless --debug says otherwise
     #[arg(long, default_value = "info")]
     pub log_level: String,
+    /// Processors of the template's machine
+    #[arg(long)]
+    pub template_vcpus: u32,
+    /// Memory of the template's machine
+    #[arg(long)]
+    pub template_memory_mib: u32,
     /// For the log
     #[arg(long, allow_hyphen_values = true)]
     pub warning: Vec<String>,
@@ -508,6 +560,10 @@ mod tests {
             "casemate events --stats web",
             "casemate run -d -b /b web",
             "casemate --systemd-cgroup --log-format json start web",
+            "casemate template create",
+            "casemate template list --format json",
+            "casemate template delete --all",
+            "casemate template rm 0123456789abcdef 0123456789abcdee",
         ] {
             assert!(
                 Arguments::try_parse_from(line.split_whitespace()).is_ok(),

@@ -23,5 +23,7 @@ pub mod spec;
 pub mod stand_in;
 pub mod start;
 pub mod state;
+pub mod template;
+pub mod template_maker;
 pub mod timeline;
 pub mod update;

@@ -1,13 +1,16 @@
 //! A process whose end the caller waits for: signals and the size of the
 //! terminal are passed on to it meanwhile.
 
+use std::os::fd::AsFd;
+
 use anyhow::{Context, Result};
 use casemate_linux::reactor;
+use casemate_sandbox::stand_in;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     client::Monitor,
-    launch::{Launched, OwnTerminal},
+    launch::{Ending, Launched, OwnTerminal},
     log,
 };
 
@@ -22,13 +25,16 @@ const FORWARDED: [i32; 7] = [
     libc::SIGCONT,
 ];
 
-/// Waits for the stand-in, which ends as its process does; the empty exec id is
-/// the container's init.
+/// Waits for the end of a process; the empty exec id is the container's init.
+/// One that nobody hears of any more has been lost with its VM.
 ///
 /// # Errors
-/// When the stand-in cannot be watched.
+/// When its end cannot be watched.
 pub async fn wait(launched: &Launched, exec: &str) -> Result<u8> {
-    let ended = launched.stand_in.pidfd().try_clone_to_owned();
+    let ended = match &launched.ending {
+        Ending::StandIn(child) => child.pidfd().try_clone_to_owned(),
+        Ending::Told(socket) => socket.as_fd().try_clone_to_owned(),
+    };
     let ended = reactor::register_readable(ended.context("stand-in")?).context("stand-in")?;
     let monitor = Monitor::connect(&launched.place)?;
     let (sender, mut signals) = tokio::sync::mpsc::unbounded_channel();
@@ -49,8 +55,11 @@ pub async fn wait(launched: &Launched, exec: &str) -> Result<u8> {
             },
         }
     }
-    let exit = launched.stand_in.wait().context("stand-in")?;
-    Ok(exit.shell_status() as u8)
+    let status = match &launched.ending {
+        Ending::StandIn(child) => child.wait().context("stand-in")?.shell_status(),
+        Ending::Told(socket) => stand_in::told_status(socket),
+    };
+    Ok(status as u8)
 }
 
 async fn pass(mut stream: Signal, number: i32, sender: tokio::sync::mpsc::UnboundedSender<i32>) {

@@ -10,7 +10,10 @@ mod terminal;
 use std::{
     fs,
     io::Write,
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     path::{Path, PathBuf},
 };
 
@@ -25,7 +28,7 @@ use casemate_sandbox::{
     settings::Settings,
     size::HostSize,
     spec::{self, Bundle, HostPath, HostSpec, LiveHost, NetworkNamespace},
-    stand_in::{self, Announcement},
+    stand_in::{self, Announcement, OUTLIVED},
     timeline::begin_of_process_ns,
 };
 
@@ -40,10 +43,18 @@ pub use terminal::OwnTerminal;
 pub struct Launched {
     /// Its place on the host.
     pub place: Place,
-    /// The process that ends with the container's exit status; a child of ours.
-    pub stand_in: Child,
+    /// How its end is heard of.
+    pub ending: Ending,
     /// Our own terminal, when the container uses it; restored when dropped.
     pub terminal: Option<OwnTerminal>,
+}
+
+/// How the end of a process is heard of, and its exit status.
+pub enum Ending {
+    /// A child of ours ends with it.
+    StandIn(Child),
+    /// The monitor tells us, as it would a stand-in.
+    Told(UnixStream),
 }
 
 /// Creates a container; `foreground` when this process will wait for its end.
@@ -61,7 +72,11 @@ pub fn launch(global: &Global, arguments: &Create, foreground: bool) -> Result<L
     refuse(global, arguments, &host, foreground)?;
     // Those of a container that joins a sandbox come too late to change that, but
     // not to be wrong.
-    let Settings { config, warnings } = Settings::new(config, &host, HostSize::now())?;
+    let Settings {
+        config,
+        template,
+        warnings,
+    } = Settings::new(config, &host, HostSize::now())?;
     let home = neighbours.home(&host)?.map(|other| other.sandbox.as_path());
     let claim = Claim::of(place.root(), &place.id, home)?;
     let streams = terminal::streams(arguments.console_socket.as_deref(), host.terminal)?;
@@ -90,6 +105,7 @@ pub fn launch(global: &Global, arguments: &Create, foreground: bool) -> Result<L
                 hostname: host.hostname.as_deref().unwrap_or(place.id.as_str()),
                 cgroup: host.cgroups_path.as_deref(),
                 config: &config,
+                template,
                 debug: global.debug,
                 begun_ns,
                 containerd: None,
@@ -115,7 +131,7 @@ pub fn launch(global: &Global, arguments: &Create, foreground: bool) -> Result<L
     claim.keep();
     Ok(Launched {
         place,
-        stand_in: stand_in.release(),
+        ending: Ending::StandIn(stand_in.release()),
         terminal: streams.own,
     })
 }
@@ -138,6 +154,8 @@ pub struct Addition<'a> {
     pub console_socket: Option<&'a Path>,
     /// Where the process id of its stand-in goes.
     pub pid_file: Option<&'a Path>,
+    /// This process will wait for its end.
+    pub foreground: bool,
 }
 
 /// Adds a process to a container and lets it run.
@@ -151,6 +169,9 @@ pub fn add(addition: Addition<'_>) -> Result<Launched> {
         terminal,
         ..
     } = addition;
+    if addition.foreground && addition.pid_file.is_none() && !terminal {
+        return add_without_stand_in(addition);
+    }
     let streams = terminal::streams(addition.console_socket, terminal)?;
     let netns = PathBuf::from(format!("/proc/{}/ns/net", addition.init_pid));
     let stand_in = StandInProcess::spawn(StandInStart {
@@ -178,8 +199,35 @@ pub fn add(addition: Addition<'_>) -> Result<Launched> {
     }
     Ok(Launched {
         place: place.clone(),
-        stand_in: stand_in.release(),
+        ending: Ending::StandIn(stand_in.release()),
         terminal: streams.own,
+    })
+}
+
+/// The same where nobody but this process waits for the end: it stands for the
+/// other itself.
+fn add_without_stand_in(addition: Addition<'_>) -> Result<Launched> {
+    let Addition { place, exec, .. } = addition;
+    let streams = terminal::streams(None, false)?;
+    let (control, mut told) = UnixStream::pair().context("socket pair")?;
+    let ourselves = StandsFor {
+        pid: std::process::id(),
+        control: control.as_fd(),
+        is_caller: true,
+    };
+    announce(place, Some(exec), ourselves, streams.client)?;
+    drop(control);
+    block_on(async {
+        let monitor = Monitor::connect(place)?;
+        monitor.exec(exec, addition.process, false).await?;
+        monitor.start(exec).await
+    })?;
+    // One that has ended already needs no word.
+    let _ = told.write_all(&OUTLIVED);
+    Ok(Launched {
+        place: place.clone(),
+        ending: Ending::Told(told),
+        terminal: None,
     })
 }
 
@@ -225,19 +273,38 @@ fn refuse(global: &Global, arguments: &Create, host: &HostSpec, foreground: bool
     Ok(())
 }
 
-fn announce(
+/// Who stands for a process.
+struct StandsFor<'a> {
+    pid: u32,
+    control: BorrowedFd<'a>,
+    is_caller: bool,
+}
+
+impl<'a> From<&'a StandInProcess> for StandsFor<'a> {
+    fn from(process: &'a StandInProcess) -> Self {
+        Self {
+            pid: process.pid(),
+            control: process.control(),
+            is_caller: false,
+        }
+    }
+}
+
+fn announce<'a>(
     place: &Place,
     exec: Option<&str>,
-    stand_in: &StandInProcess,
+    who: impl Into<StandsFor<'a>>,
     client: [Option<OwnedFd>; 3],
 ) -> Result<()> {
+    let who = who.into();
     let announcement = Announcement {
         container: place.id.to_string(),
         exec: exec.map(str::to_owned),
-        pid: stand_in.pid(),
+        pid: who.pid,
+        is_caller: who.is_caller,
         streams: client.each_ref().map(Option::is_some),
     };
-    let mut descriptors = vec![stand_in.control()];
+    let mut descriptors = vec![who.control];
     descriptors.extend(client.iter().flatten().map(AsFd::as_fd));
     let view = match exec {
         None => Some(View::own().context("mount namespace")?),

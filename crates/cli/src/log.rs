@@ -30,7 +30,7 @@ pub fn open(global: &Global, verb: &Verb) -> Result<()> {
         _ if global.debug => "debug",
         // As the configuration says.
         Verb::Monitor(monitor) => &monitor.log_level,
-        Verb::StandIn(_) | Verb::Devices(_) => "info",
+        Verb::StandIn(_) | Verb::Devices(_) | Verb::TemplateMaker => "info",
         _ => "warn",
     };
     let filter = filter(level, matches!(verb, Verb::Monitor(_)));

@@ -63,6 +63,8 @@ fn main() -> ExitCode {
         Verb::Features => commands::features::run(),
         Verb::Check => commands::check::run(&global),
         Verb::Timeline(arguments) => commands::timeline::run(&global, &arguments),
+        Verb::Template(arguments) => commands::template::run(&global, &arguments.verb),
+        Verb::TemplateMaker => commands::template_maker::run(),
         Verb::Memory(arguments) => commands::memory::run(&global, &arguments),
         Verb::Bench(options) => commands::bench::run(&global, &options),
         Verb::Install(arguments) => commands::install::run(&arguments),

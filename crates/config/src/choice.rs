@@ -70,6 +70,16 @@ choice! {
 }
 
 choice! {
+    /// Whether sandboxes begin as clones of a template.
+    Templates {
+        /// Where one fits; one that is missing is made.
+        Auto = "auto",
+        /// Never.
+        Off = "off",
+    }
+}
+
+choice! {
     /// Whether the host's kernel may merge equal pages of sandboxes.
     Ksm {
         /// Nothing is merged.

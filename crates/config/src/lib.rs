@@ -37,10 +37,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use annotations::{AnnotationError, AnnotationProblem, PREFIX as ANNOTATION_PREFIX};
-pub use choice::{Accelerator, CachePolicy, Hypervisor, Ksm, LogLevel, Tier};
+pub use choice::{Accelerator, CachePolicy, Hypervisor, Ksm, LogLevel, Templates, Tier};
 pub use error::Error;
 pub use kata::kata_markdown;
-pub use keys::{Agent, Config, Guest, Log, Machine, Pod, Qemu, Share, Vmm};
+pub use keys::{Agent, Config, Guest, Log, Machine, Pod, Qemu, Share, Template, Vmm};
 pub use reference::{default_file, reference_markdown};
 
 /// The file that is read when none is named.

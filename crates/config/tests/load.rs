@@ -124,9 +124,9 @@ fn refusals_name_line_and_remedy() {
             "config.toml:2: pod.annotations = [\"machine.vcpus\", \"qemu.path\"]: expected a list of \
              \"vmm.accelerator\", \"vmm.min_tier\", \"vmm.boot_timeout_s\", \
              \"vmm.console_log_kib\", \"qemu.translation_buffer_mib\", \"machine.vcpus\", \
-             \"machine.memory_mib\", \"machine.hotplug_slots\", \"guest.kernel=/…\", \
-             \"guest.initrd=/…\", \"guest.kernel_parameters\", \"share.cache\", \
-             \"agent.timeout_s\"",
+             \"machine.memory_mib\", \"machine.hotplug_slots\", \"template.mode\", \
+             \"guest.kernel=/…\", \"guest.initrd=/…\", \"guest.kernel_parameters\", \
+             \"share.cache\", \"agent.timeout_s\"",
         ),
         (
             "[vmm]\nhypervisor = [\n  1,\n  2]\n",

@@ -11,10 +11,11 @@ pub enum Device {
     Network(NetworkDevice),
     /// A disk.
     Block(BlockDevice),
-    /// Shared files, in the slot that a machine for templates has for them.
+    /// Shared files. In the slot that a machine for templates has for them, they
+    /// come before the sockets.
     FileShare(FileShare),
-    /// Sockets between host and guest, in the slot that a machine for templates
-    /// has for them.
+    /// Sockets between host and guest. In the slot that a machine for templates
+    /// has for them, the guest sees with them what came before.
     Vsock(Vsock),
 }
 
@@ -70,7 +71,8 @@ pub(crate) enum Place {
 
 impl DeviceId {
     /// The shared files of a machine for templates, whether it was started with
-    /// them or they were plugged.
+    /// them or they were plugged. The guest lets files and sockets go together:
+    /// what was not taken out then only waits for that.
     pub const FILE_SHARE: Self = Self(Place::FileShare);
     /// Its sockets.
     pub const VSOCK: Self = Self(Place::Vsock);

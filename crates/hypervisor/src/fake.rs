@@ -6,15 +6,16 @@
 //! [`Fake::failing_at`] 1, 2, 3 … until [`Fake::steps`] shows that the step was
 //! not reached.
 
+mod machine;
+
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io::Read,
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -27,9 +28,10 @@ use casemate_linux::{
 use nix::libc::SIGKILL;
 use tokio::sync::watch;
 
+use self::machine::FakeMachine;
 use crate::{
-    BootSpec, Capabilities, Cause, Device, DeviceId, Error, Exit, Hypervisor, Metrics, Size,
-    TemplateFiles, Thread, ThreadRole, Vm, device::Place,
+    BootSpec, Capabilities, Cause, Device, DeviceId, Error, Exit, Hypervisor, Size, TemplateFiles,
+    Vm,
 };
 
 /// A hypervisor for tests.
@@ -245,132 +247,6 @@ async fn run(child: Child, guest: Arc<Guest>, held: BootSpec, ended: watch::Send
     let cause = guest.cause.lock().expect("no test panicked here").clone();
     let cause = cause.unwrap_or(Cause::Program(None));
     ended.send_replace(Some(Exit { cause, status }));
-}
-
-struct FakeMachine {
-    guest: Arc<Guest>,
-    exit: watch::Receiver<Option<Exit>>,
-    steps: Arc<Steps>,
-    slots: u32,
-    template: bool,
-    /// What sits where, held as a machine holds it.
-    plugged: Mutex<Vec<(DeviceId, Device)>>,
-    size: Mutex<Size>,
-    most: Size,
-}
-
-impl FakeMachine {
-    /// The first free slot that such a device may take.
-    fn free(&self, device: &Device, plugged: &[(DeviceId, Device)]) -> Option<DeviceId> {
-        let own = match device {
-            Device::FileShare(_) if self.template => Some(DeviceId::FILE_SHARE),
-            Device::Vsock(_) if self.template => Some(DeviceId::VSOCK),
-            _ => None,
-        };
-        if own.is_some() {
-            return own.filter(|id| !plugged.iter().any(|(known, _)| known == id));
-        }
-        let taken = |wanted: u32| {
-            plugged
-                .iter()
-                .any(|(id, _)| matches!(id.0, Place::Slot { slot, .. } if slot == wanted))
-        };
-        let slot = (0..self.slots).find(|slot| !taken(*slot))?;
-        let serial = self.steps.taken.load(Ordering::Relaxed).into();
-        Some(DeviceId(Place::Slot { slot, serial }))
-    }
-}
-
-impl Drop for FakeMachine {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-#[async_trait]
-impl Vm for FakeMachine {
-    fn pid(&self) -> u32 {
-        self.guest.pid
-    }
-
-    async fn exited(&self) -> Exit {
-        let mut exit = self.exit.clone();
-        let exit = exit.wait_for(Option::is_some).await;
-        exit.expect("its task lives")
-            .clone()
-            .expect("it was waited for")
-    }
-
-    async fn plug(&self, device: Device) -> Result<DeviceId, Error> {
-        self.steps.take()?;
-        let mut plugged = self.plugged.lock().expect("no test panicked here");
-        let free = self.free(&device, &plugged);
-        let id = free.ok_or(Error::NoFreeSlot { slots: self.slots })?;
-        plugged.push((id.clone(), device));
-        Ok(id)
-    }
-
-    async fn unplug(&self, id: &DeviceId) -> Result<(), Error> {
-        self.steps.take()?;
-        let mut plugged = self.plugged.lock().expect("no test panicked here");
-        let before = plugged.len();
-        plugged.retain(|(known, _)| known != id);
-        match plugged.len() < before {
-            true => Ok(()),
-            false => Err(Error::NoDevice { id: id.to_string() }),
-        }
-    }
-
-    async fn snapshot(&self, into: &TemplateFiles) -> Result<(), Error> {
-        self.steps.take()?;
-        let plugged = self.plugged.lock().expect("no test panicked here");
-        if let Some((id, _)) = plugged.first() {
-            return Err(Error::Plugged { id: id.to_string() });
-        }
-        let size = *self.size.lock().expect("no test panicked here");
-        let written = (&into.state)
-            .write_all(STATE.as_bytes())
-            .and_then(|()| into.memory.set_len(u64::from(size.memory_mib) << 20));
-        written.map_err(|error: io::Error| broken(error.to_string()))?;
-        self.steps.take()
-    }
-
-    async fn resize(&self, vcpus: u32, memory_mib: u32) -> Result<(), Error> {
-        self.steps.take()?;
-        let mut size = self.size.lock().expect("no test panicked here");
-        let wanted = Size { vcpus, memory_mib };
-        wanted.check(*size, self.most)?;
-        *size = wanted;
-        Ok(())
-    }
-
-    async fn pause(&self) -> Result<(), Error> {
-        self.steps.take()
-    }
-
-    async fn resume(&self) -> Result<(), Error> {
-        self.steps.take()
-    }
-
-    fn threads(&self) -> Result<Vec<Thread>, Error> {
-        self.steps.take()?;
-        Ok(vec![Thread {
-            tid: self.guest.pid,
-            role: ThreadRole::Other,
-        }])
-    }
-
-    fn metrics(&self) -> Result<Metrics, Error> {
-        self.steps.take()?;
-        Ok(Metrics {
-            cpu_time: Duration::ZERO,
-            pss_bytes: 0,
-        })
-    }
-
-    fn kill(&self) {
-        self.guest.end(Cause::Killed);
-    }
 }
 
 #[cfg(test)]

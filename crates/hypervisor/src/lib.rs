@@ -43,7 +43,7 @@ pub use exit::{Cause, Exit};
 pub use parameter::{BadParameter, Parameter};
 pub use spec::{BootSpec, ConsoleLog, FileShare, Identity, Vsock};
 pub use template::TemplateFiles;
-pub use vm::{Metrics, Thread, ThreadRole};
+pub use vm::{Metrics, Step, Thread, ThreadRole};
 
 /// A program that can run virtual machines.
 #[async_trait]
@@ -83,6 +83,9 @@ pub trait Vm: Send + Sync {
     /// Process id of the program that runs the machine, in the caller's PID
     /// namespace.
     fn pid(&self) -> u32;
+
+    /// What its start consisted of; nothing for one that simply booted.
+    fn steps(&self) -> &[Step];
 
     /// Resolves when the program has ended and was reaped. Any number of callers
     /// may wait, before and after.

@@ -20,10 +20,10 @@ pub struct BootSpec {
     /// How many devices can be plugged while the machine runs.
     pub hotplug_slots: u32,
     /// Whether the machine can be saved as a template, or is restored from one.
-    /// Its file share and its sockets then sit in slots of their own, beside
+    /// Its file share and its sockets then share a slot of their own, beside
     /// `hotplug_slots`, and can be taken out ([`crate::DeviceId::FILE_SHARE`],
     /// [`crate::DeviceId::VSOCK`]); it can grow up to
-    /// [`crate::Capabilities::grown`] later.
+    /// [`crate::Capabilities::grown`] later. It takes longer to boot.
     pub template: bool,
     /// Files shared with the guest.
     pub file_share: Option<FileShare>,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
+
 /// A thread of the program that runs the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Thread {
@@ -20,6 +22,35 @@ pub enum ThreadRole {
     AllVcpus,
     /// Serves devices, or the program itself.
     Other,
+}
+
+/// Something that was done until a machine ran, on CLOCK_MONOTONIC. Steps may
+/// overlap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// What was done.
+    pub name: &'static str,
+    /// When that began, in nanoseconds.
+    pub begin_ns: u64,
+    /// When it was done.
+    pub end_ns: u64,
+}
+
+impl Step {
+    /// One that is done now.
+    pub(crate) fn until_now(name: &'static str, begin_ns: u64) -> Self {
+        Self {
+            name,
+            begin_ns,
+            end_ns: now_ns(),
+        }
+    }
+}
+
+/// The clock of [`Step`].
+pub(crate) fn now_ns() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has this clock");
+    time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
 }
 
 /// What a machine costs the host.

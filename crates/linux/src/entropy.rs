@@ -21,16 +21,19 @@ struct PoolInfo {
 }
 
 /// Adds bytes of full entropy to the pool and has the generator take them in
-/// now, so that what is drawn afterwards is unlike any other machine's.
+/// now, so that what is drawn afterwards is unlike any other machine's. Says how
+/// many bits the pool was credited with.
 ///
 /// # Errors
-/// EPERM without CAP_SYS_ADMIN; invalid input for more than [`MAX`] bytes.
-pub fn add(bytes: &[u8]) -> io::Result<()> {
+/// EPERM without CAP_SYS_ADMIN; invalid input for more than [`MAX`] bytes; ENODATA
+/// when the generator has never had enough.
+pub fn add(bytes: &[u8]) -> io::Result<u32> {
     if bytes.len() > MAX {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
+    let bits = bytes.len() as u32 * 8;
     let mut info = PoolInfo {
-        entropy_count: bytes.len() as libc::c_int * 8,
+        entropy_count: bits as libc::c_int,
         buffer_size: bytes.len() as libc::c_int,
         buffer: [0; MAX],
     };
@@ -44,5 +47,5 @@ pub fn add(bytes: &[u8]) -> io::Result<()> {
     check(i64::from(unsafe {
         libc::ioctl(pool.as_raw_fd(), RNDRESEEDCRNG)
     }))?;
-    Ok(())
+    Ok(bits)
 }

@@ -21,6 +21,7 @@ pub mod kvm_probe;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
+pub mod priority;
 pub mod process;
 pub mod program;
 pub mod reactor;

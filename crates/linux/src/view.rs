@@ -62,6 +62,17 @@ impl View {
         [self.namespace.as_fd(), self.root.as_fd()]
     }
 
+    /// Takes this process there for good.
+    ///
+    /// # Errors
+    /// EPERM without the right to enter it; EINVAL in a process of many threads.
+    pub fn enter(self) -> io::Result<()> {
+        setns(&self.namespace, CloneFlags::CLONE_NEWNS)?;
+        fchdir(&self.root)?;
+        chroot(".")?;
+        Ok(())
+    }
+
     /// Does something where this view is; the calling thread never leaves its
     /// place.
     ///

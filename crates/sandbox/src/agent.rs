@@ -71,6 +71,8 @@ macro_rules! requests {
 }
 
 requests! {
+    /// Makes the VM one that can be saved; the agent hangs up and calls again.
+    become_template(Empty) -> Empty;
     /// Prepares the VM for its first container.
     prepare_sandbox(PrepareSandboxRequest) -> PrepareSandboxResponse;
     /// Makes a container with its waiting init.

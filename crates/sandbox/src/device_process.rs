@@ -103,19 +103,18 @@ impl DeviceProcess {
         self.process.pid()
     }
 
-    /// Resolves when the process has ended: whether that was in order, which it
-    /// is after the VMM has hung up, and one line that says how.
-    pub async fn ended(&self) -> (bool, String) {
+    /// Resolves when the process has ended: how, if that is known, and one line
+    /// that says so. It ends in order after the VMM has hung up.
+    pub async fn ended(&self) -> (Option<Exit>, String) {
         // An error here means that the runtime is shutting down.
         let _ = self.child.readable().await;
         let exit = self.process.try_wait().ok().flatten();
-        let orderly = exit == Some(Exit::Code(0));
         let how = exit.map_or("ended".to_owned(), |exit| exit.to_string());
         let line = match self.last_words() {
             Some(words) => format!("the device process {how}: {words}"),
             None => format!("the device process {how}"),
         };
-        (orderly, line)
+        (exit, line)
     }
 
     /// Ends it and waits for that.

@@ -3,7 +3,7 @@
 //! Front doors (the OCI command line through the monitor, containerd's shim)
 //! hold a [`Handle`] and nothing else. Behind it one owner task ([`mod@owner`])
 //! has all the state; [`policy`] says what is allowed when; [`machine`] brings
-//! the VM up in phases; [`ledger`] knows what there is to undo; [`spec`] splits
+//! the VM up in phases, as a clone of a [`template`] where one fits; [`ledger`] knows what there is to undo; [`spec`] splits
 //! `config.json` between host and guest.
 //!
 //! A sandbox lives in a process of its own with one thread: it has a mount
@@ -45,8 +45,10 @@ pub mod stand_in;
 pub mod state;
 pub mod stdio;
 mod tasks;
+pub mod template;
 pub mod timeline;
 
+pub use casemate_hypervisor::Size;
 pub use container::{ExitStatus, LOST};
 pub use device_process::{LOG as DEVICES_LOG, VERB as DEVICES_VERB};
 pub use error::{Error, Kind};

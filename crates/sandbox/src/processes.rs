@@ -13,6 +13,7 @@ use std::{
 };
 
 use casemate_config::Config;
+use casemate_hypervisor::Size;
 use casemate_linux::{
     descriptor,
     process::{Birth, Child, Namespaces},
@@ -238,6 +239,8 @@ pub struct MonitorStart<'a> {
     pub cgroup: Option<&'a str>,
     /// The configuration.
     pub config: &'a Config,
+    /// How large the template is that its machine begins from.
+    pub template: Size,
     /// It logs everything.
     pub debug: bool,
     /// When the start began, on the timeline's clock.
@@ -343,6 +346,11 @@ fn command_line(start: MonitorStart<'_>) -> Vec<String> {
     say("--begun-ns", start.begun_ns.to_string());
     say("--spawned-ns", now_ns().to_string());
     say("--log-level", start.config.log.level.to_string());
+    say("--template-vcpus", start.template.vcpus.to_string());
+    say(
+        "--template-memory-mib",
+        start.template.memory_mib.to_string(),
+    );
     if let Some(client) = start.containerd {
         say("--containerd-namespace", client.namespace.to_owned());
         if let Some(address) = client.events {

@@ -3,6 +3,7 @@
 //! ask for. Every front door asks here, before anything is touched.
 
 use casemate_config::{AnnotationError, Config, Machine};
+use casemate_hypervisor::Size;
 
 use crate::size::{self, HostSize};
 use crate::spec::HostSpec;
@@ -12,6 +13,9 @@ use crate::spec::HostSpec;
 pub struct Settings {
     /// With its machine's size.
     pub config: Config,
+    /// How large the template is that its machine begins from: as the host's
+    /// configuration says, and no larger than the machine.
+    pub template: Size,
     /// What was asked for and has no effect, each in one line.
     pub warnings: Vec<String>,
 }
@@ -49,7 +53,24 @@ impl Settings {
         let (mut config, warnings) = host.with_annotations(&first.annotations)?;
         check_size(&before, &config.machine, has)?;
         config.machine = size::machine(&config.machine, first.sizing(), has);
-        Ok(Self { config, warnings })
+        let [host, own] = [&before, &config.machine].map(size_of);
+        let template = Size {
+            vcpus: host.vcpus.min(own.vcpus),
+            memory_mib: host.memory_mib.min(own.memory_mib),
+        };
+        Ok(Self {
+            config,
+            template,
+            warnings,
+        })
+    }
+}
+
+/// How large such a machine is.
+pub fn size_of(machine: &Machine) -> Size {
+    Size {
+        vcpus: machine.vcpus,
+        memory_mib: machine.memory_mib,
     }
 }
 
@@ -105,6 +126,26 @@ mod tests {
         assert_eq!(settings(none, &[two, half]), Ok((2, 512)));
         assert_eq!(settings(limits, &[]), Ok((3, 320)));
         assert_eq!(settings(limits, &[two, half]), Ok((3, 576)));
+    }
+
+    #[test]
+    fn a_template_is_the_host_s_machine_or_a_smaller_one() {
+        let template = |json: &str, memory: &str| {
+            let key = "casemate.io/machine.memory_mib".to_owned();
+            let mut host = Config::default();
+            host.machine.vcpus = 2;
+            let first = HostSpec {
+                annotations: [(key, memory.to_owned())].into(),
+                resources: serde_json::from_str(json).unwrap(),
+                ..HostSpec::fake()
+            };
+            let Size { vcpus, memory_mib } = Settings::new(host, &first, HOST).unwrap().template;
+            (vcpus, memory_mib)
+        };
+        assert_eq!(template("null", "256"), (2, 256));
+        let limits = r#"{"cpu": {"quota": 300000}, "memory": {"limit": 67108864}}"#;
+        assert_eq!(template(limits, "512"), (2, 256));
+        assert_eq!(template(r#"{"cpu": {"quota": 50000}}"#, "128"), (1, 128));
     }
 
     #[test]

@@ -12,7 +12,9 @@
 //! `control` is one end of a stream socket, the stand-in has the other. To the
 //! stand-in go four bytes of exit status, or the end of file when the monitor
 //! is gone; from it come sizes of its terminal, or the end of file when it was
-//! killed. A container's bundle means files as they are seen from the mount
+//! killed. Where nobody else wants to see a process of an exec, the command line
+//! that waits for it stands for it itself, and says so by [`OUTLIVED`] once it
+//! would not take the process along any more. A container's bundle means files as they are seen from the mount
 //! namespace and the root of who creates it. The monitor answers an announcement with one byte when it has
 //! everything.
 
@@ -32,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 
 use crate::{
+    container::LOST,
     identifier::{Id, InvalidId},
     key::Key,
     stdio::Stdio,
@@ -46,6 +49,9 @@ const MAX_ANNOUNCEMENT: usize = 2048;
 /// What the monitor answers when it has everything.
 const ACCEPTED: u8 = b'1';
 
+/// In place of a size: what this stands for outlives it from now on.
+pub const OUTLIVED: [u8; 4] = [0; 4];
+
 /// The line that comes with the descriptors.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announcement {
@@ -55,6 +61,8 @@ pub struct Announcement {
     pub exec: Option<String>,
     /// Process id of the stand-in on the host.
     pub pid: u32,
+    /// It is the command line itself.
+    pub is_caller: bool,
     /// Which streams have a descriptor: stdin, stdout, stderr.
     pub streams: [bool; 3],
 }
@@ -83,6 +91,7 @@ pub struct Attachment {
 #[derive(Debug)]
 pub struct StandIn {
     pid: u32,
+    is_caller: bool,
     control: UnixStream,
 }
 
@@ -133,12 +142,22 @@ impl StandIn {
     /// The hold on the stand-in with this process id, whose control socket ends
     /// here.
     pub fn new(pid: u32, control: UnixStream) -> Self {
-        Self { pid, control }
+        Self {
+            pid,
+            is_caller: false,
+            control,
+        }
     }
 
     /// Process id on the host.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Whether it is a command line, which was there before and has a life of its
+    /// own.
+    pub fn is_caller(&self) -> bool {
+        self.is_caller
     }
 
     /// A copy of the control socket, to read what the stand-in reports.
@@ -168,6 +187,16 @@ impl StandIn {
     pub fn dismiss(mut self, status: u32) {
         // One that has been killed needs no telling.
         let _ = self.control.write_all(&status.to_le_bytes());
+    }
+}
+
+/// Stand-in's side: the exit status that the monitor tells; when that is gone,
+/// so is the process.
+pub fn told_status(mut control: impl Read) -> u32 {
+    let mut status = [0; 4];
+    match control.read_exact(&mut status) {
+        Ok(()) => u32::from_le_bytes(status),
+        Err(_) => LOST,
     }
 }
 
@@ -223,6 +252,7 @@ fn parse(line: &[u8], descriptors: Vec<OwnedFd>) -> Result<Attachment, Error> {
     let mut next = || descriptors.next().expect("counted above");
     let stand_in = StandIn {
         pid: announcement.pid,
+        is_caller: announcement.is_caller,
         control: next().into(),
     };
     let [stdin, stdout, stderr] = announcement.streams.map(|wanted| wanted.then(&mut next));
@@ -260,6 +290,7 @@ mod tests {
             container: "web".into(),
             exec: None,
             pid: 1,
+            is_caller: false,
             streams: [false, true, false],
         }
     }
@@ -303,9 +334,8 @@ mod tests {
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "out");
         attachment.stand_in.dismiss(7);
-        let mut status = [0; 4];
-        (&ours).read_exact(&mut status).unwrap();
-        assert_eq!(u32::from_le_bytes(status), 7);
+        assert_eq!(told_status(&ours), 7);
+        assert_eq!(told_status(&ours), LOST);
     }
 
     #[test]

@@ -83,6 +83,15 @@ pub(crate) fn scenarios(release: Release) -> Vec<Scenario> {
     all
 }
 
+/// What every container goes through, with the newest engine.
+pub(crate) fn basics() -> Vec<Scenario> {
+    let parts = [run::scenarios(), life::scenarios()].concat();
+    let basics = parts.into_iter();
+    basics
+        .map(|(name, body)| scenario(V21, name, body))
+        .collect()
+}
+
 fn scenario(release: Release, name: &str, body: Body) -> Scenario {
     Scenario::new(name, move |host| {
         let containerd = Containerd::start(host, release)?;

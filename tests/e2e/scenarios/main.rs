@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use casemate_e2e::docker::Release;
+use casemate_e2e::without_templates;
 
 mod annotations;
 mod applications;
@@ -16,6 +17,7 @@ mod docker;
 mod engine;
 mod exec;
 mod files;
+mod idle;
 mod insight;
 mod installation;
 mod kill_matrix;
@@ -33,6 +35,7 @@ mod sight;
 mod soak;
 mod streams;
 mod suite;
+mod templates;
 mod terminal;
 
 fn main() -> ExitCode {
@@ -65,11 +68,21 @@ fn main() -> ExitCode {
         ("podman_life", podman_life::scenarios()),
         ("podman_build", podman_build::scenarios()),
         ("kill_matrix", kill_matrix::scenarios()),
+        ("idle", idle::scenarios()),
         ("insight", insight::scenarios()),
         ("many", many::scenarios()),
         ("network", network::scenarios()),
         ("applications", applications::scenarios()),
         ("soak", soak::scenarios()),
         ("pods", pods::scenarios()),
+        ("templates", templates::scenarios()),
+        ("cold_run", without_templates(run::scenarios())),
+        (
+            "cold_life_cycle",
+            without_templates(life_cycle::scenarios()),
+        ),
+        ("cold_exec", without_templates(exec::scenarios())),
+        ("cold_engine", without_templates(engine::scenarios())),
+        ("cold_containerd", without_templates(containerd::basics())),
     ])
 }

@@ -99,9 +99,9 @@ pub fn unpacked(host: &Host, image: &str) -> Result<PathBuf> {
 }
 
 /// Does `work` in the first process that comes, and makes the others wait.
-fn once(host: &Host, name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(crate) fn once(host: &Host, name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let done = host.shared.join(format!("{name}.done"));
-    let file = File::create(host.shared.join("lock")).context("the images' lock")?;
+    let file = File::create(host.shared.join("lock")).context("the lock of what is shared")?;
     let _lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
     if !done.exists() {
         work()?;

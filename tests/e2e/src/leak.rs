@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use crate::host::Host;
 use crate::mounts::{self, Mount};
-use crate::{cgroups, processes};
+use crate::{cgroups, processes, templates};
 
 /// How long clients may take to clean up after their last command: podman
 /// does it in a process that conmon starts.
@@ -31,6 +31,7 @@ impl Before {
     /// What there is now that was not there before, unless it goes away
     /// before `settle` is over: one line each.
     pub fn leftovers(&self, host: &Host, settle: Duration) -> Result<Vec<String>> {
+        templates::await_makers();
         let deadline = Instant::now() + settle;
         loop {
             let found = self.look(host)?;
@@ -106,7 +107,9 @@ fn files_of_runtimes() -> Vec<String> {
     found.extend(entries("file", Path::new("/run/casemate")));
     let known = |line: &String| {
         let path = line.strip_prefix("file ").unwrap_or(line);
-        KEPT.contains(&path) || OF_CONTAINERS.contains(&path) || path == FACTS
+        KEPT.contains(&path)
+            || OF_CONTAINERS.contains(&path)
+            || [FACTS, templates::STORE].contains(&path)
     };
     found.retain(|line| !known(line));
     for folder in OF_CONTAINERS {

@@ -33,9 +33,10 @@ pub mod network;
 pub mod podman;
 pub mod processes;
 mod reaper;
-mod runtime;
+pub mod runtime;
 mod scenario;
 mod suite;
+pub mod templates;
 pub mod wait;
 
 pub use bundle::Bundle;
@@ -49,5 +50,5 @@ pub use host::Host;
 pub use images::{APPLICATIONS, BUSYBOX, DEBIAN, PAUSE};
 pub use podman::Podman;
 pub use runtime::{Kind, Runtime};
-pub use scenario::{Scenario, Skip};
+pub use scenario::{Scenario, Skip, without_templates};
 pub use suite::{Module, alone, main};

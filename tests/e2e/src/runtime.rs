@@ -92,7 +92,7 @@ fn casemate() -> Result<PathBuf, String> {
 }
 
 /// The top of the checkout this suite was built from.
-pub(crate) fn checkout() -> PathBuf {
+pub fn checkout() -> PathBuf {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     package.ancestors().nth(2).unwrap_or(package).to_owned()
 }

@@ -14,6 +14,8 @@ pub struct Scenario {
     pub(crate) body: Body,
     pub(crate) only_vm: Option<&'static str>,
     pub(crate) limit: Duration,
+    /// No machine of it begins from a template.
+    pub(crate) cold: bool,
 }
 
 impl Scenario {
@@ -27,6 +29,7 @@ impl Scenario {
             body: Box::new(body),
             only_vm: None,
             limit: Duration::from_secs(150),
+            cold: false,
         }
     }
 
@@ -41,6 +44,16 @@ impl Scenario {
         self.limit = limit;
         self
     }
+}
+
+/// The same scenarios on a machine that has no templates.
+pub fn without_templates(scenarios: Vec<Scenario>) -> Vec<Scenario> {
+    let cold = |scenario: Scenario| Scenario {
+        cold: true,
+        only_vm: scenario.only_vm.or(Some("runc has no templates")),
+        ..scenario
+    };
+    scenarios.into_iter().map(cold).collect()
 }
 
 /// A list of scenarios from the functions' names.

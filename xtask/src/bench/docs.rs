@@ -2,11 +2,11 @@
 //! `<!-- begin NAME -->` and `<!-- end NAME -->` there is what `casemate bench NAME` tells.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use casemate_bench::report;
+use casemate_bench::{Variant, bundle::Bundle, report, runtime::Runtime};
 use serde_json::Value;
 
 use super::Program;
@@ -40,25 +40,70 @@ const MEASUREMENTS: [(&str, &[&str]); 6] = [
     ("network", &[]),
 ];
 
+/// The steps of one start, which no measurement has.
+const TIMELINE: &str = "timeline";
+
 /// Measures and writes.
 pub(crate) fn run(options: &Options) -> Result<()> {
     for name in &options.only {
-        let known = MEASUREMENTS.iter().any(|(known, _)| known == name);
-        ensure!(known, "--only {name}: there is no such measurement");
+        let mut known = MEASUREMENTS.iter().map(|(known, _)| *known);
+        ensure!(
+            name == TIMELINE || known.any(|known| known == name),
+            "--only {name}: there is no such measurement"
+        );
     }
+    let wanted = |name| options.only.is_empty() || options.only.iter().any(|one| one == name);
     let path = workspace::root().join(DOCUMENT);
     let charts = path.with_file_name(CHARTS);
     fs::create_dir_all(&charts)?;
     let casemate = options.program.path()?;
+    let write = |name, section: &str| -> Result<()> {
+        let document = fs::read_to_string(&path).context(DOCUMENT)?;
+        fs::write(&path, replaced(&document, name, section)?)?;
+        println!("{DOCUMENT}: {name}");
+        Ok(())
+    };
     for (name, more) in MEASUREMENTS {
-        if options.only.is_empty() || options.only.iter().any(|one| one == name) {
+        if wanted(name) {
             let section = measure(&casemate, name, more, options.runs, &charts)?;
-            let document = fs::read_to_string(&path).context(DOCUMENT)?;
-            fs::write(&path, replaced(&document, name, &section)?)?;
-            println!("{DOCUMENT}: {name}");
+            write(name, &section)?;
         }
     }
+    if wanted(TIMELINE) {
+        write(TIMELINE, &timeline(casemate)?)?;
+    }
     Ok(())
+}
+
+/// Where the time of one start goes, cold and warm; otherwise as a host is without a
+/// configuration.
+fn timeline(casemate: PathBuf) -> Result<String> {
+    let folder = tempfile::tempdir()?;
+    let subject = super::subject(casemate, None);
+    let bundle = Bundle::new(&subject, folder.path(), None)?;
+    bundle.set_program(&["sleep", "100000"])?;
+    let mut section = String::new();
+    let ways: [(&str, &str, &[&str]); 2] = [
+        ("Cold", "off", &[]),
+        ("Warm", "auto", &["template", "create"]),
+    ];
+    for (name, mode, prepare) in ways {
+        let variant = Variant {
+            name: name.to_owned(),
+            configuration: Some(format!("[template]\nmode = \"{mode}\"\n")),
+            prepare: prepare.iter().map(|word| (*word).to_owned()).collect(),
+            span: None,
+        };
+        let runtime = Runtime::casemate(&subject, &variant, folder.path())?;
+        // What the first one finds in no cache is not of interest.
+        drop(runtime.run_detached(&bundle, "first")?);
+        let told = runtime
+            .run_detached(&bundle, "second")?
+            .call("timeline", &[])?;
+        let lines = told.lines().map(str::trim_end).collect::<Vec<_>>();
+        section += &format!("{name}:\n\n```text\n{}\n```\n\n", lines.join("\n"));
+    }
+    Ok(section)
 }
 
 /// Runs one measurement; what the document says of it.
@@ -131,7 +176,8 @@ mod tests {
     #[test]
     fn the_document_has_marks_for_every_measurement() {
         let document = fs::read_to_string(workspace::root().join(DOCUMENT)).unwrap();
-        for (name, _) in MEASUREMENTS {
+        let names = MEASUREMENTS.map(|(name, _)| name);
+        for name in names.into_iter().chain([TIMELINE]) {
             replaced(&document, name, "").unwrap();
         }
     }

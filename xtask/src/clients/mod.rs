@@ -1,6 +1,6 @@
-//! Clients that the end-to-end tests start by themselves: unpacked beside the system, never
-//! installed over it, and from more than one release, since engines differ in what they ask of
-//! a runtime.
+//! Clients that the end-to-end tests start by themselves, and what else they need in more than
+//! one version: unpacked beside the system, never installed over it, and from more than one
+//! release, since engines differ in what they ask of a runtime.
 
 mod archive;
 

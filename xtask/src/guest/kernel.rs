@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::fragments::Fragments;
+use super::holes;
 use super::patches::Patches;
 use super::source::Source;
 use crate::{cache, command, workspace};
@@ -23,6 +24,9 @@ const RECIPE: &[&str] = &[
     "KBUILD_BUILD_VERSION=1",
 ];
 
+/// What becomes of the linker's output. Part of the digest as well.
+const IMAGE: &str = "stripped, without holes";
+
 /// How often a build that runs without a terminal says how far it is.
 const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -32,7 +36,7 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// The uncompressed, stripped ELF image, with the note that PVH boot needs.
+    /// The uncompressed ELF image, with the note that PVH boot needs.
     pub(crate) fn image(&self) -> PathBuf {
         self.folder.join("vmlinux")
     }
@@ -68,6 +72,7 @@ pub(crate) fn obtain(archive: Option<&Path>) -> Result<(Kernel, bool)> {
         ingredients.add(name, text);
     }
     ingredients.add("recipe", RECIPE.join(" "));
+    ingredients.add("image", IMAGE);
     ingredients.add("compiler", &compiler);
     ingredients.add("linker", &linker);
 
@@ -181,15 +186,19 @@ impl Build<'_> {
         Ok(())
     }
 
-    /// Drops the symbols: the VMM loads segments only, and the notes stay.
+    /// Drops the symbols, and what a VMM need not load: it loads segments only. The
+    /// notes stay.
     fn strip(&self, out: &Path) -> Result<()> {
+        let path = self.folder.join("vmlinux");
         command::output(
             Command::new("strip")
                 .arg("-o")
-                .arg(self.folder.join("vmlinux"))
+                .arg(&path)
                 .arg(out.join("vmlinux")),
         )?;
-        Ok(())
+        let mut image = fs::read(&path)?;
+        holes::leave_out(&mut image)?;
+        fs::write(&path, image).with_context(|| format!("{}", path.display()))
     }
 }
 

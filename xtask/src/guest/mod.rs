@@ -2,6 +2,7 @@
 
 mod agent;
 mod fragments;
+mod holes;
 mod kernel;
 mod patches;
 mod source;

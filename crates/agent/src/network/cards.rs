@@ -1,6 +1,6 @@
 //! Network cards, found by their hardware address.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use casemate_linux::{
     netlink::{Changes, LINK_HEADER, Message, Netlink, Request, constants::*, link_header},
@@ -9,11 +9,10 @@ use casemate_linux::{
 use casemate_protocol::agent::NetworkInterface;
 use tokio::time::{Instant, timeout_at};
 
-use crate::error::{Doing, Error, Result};
-
-/// How long a plugged card may take to appear: some 40 ms in an emulated guest,
-/// on a host that is busy beyond measure much longer.
-const ARRIVAL_LIMIT: Duration = Duration::from_secs(20);
+use crate::{
+    arrival,
+    error::{Doing, Error, Result},
+};
 
 /// An interface of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +38,7 @@ pub(super) async fn arrived(
     }
     let changes = Changes::subscribe(RTMGRP_LINK).doing(|| "watch for network cards".into())?;
     let changes = register_readable(changes.into()).doing(|| "watch for network cards".into())?;
-    let deadline = Instant::now() + ARRIVAL_LIMIT;
+    let deadline = Instant::now() + arrival::LIMIT;
     loop {
         // After the subscription: what comes now is heard of.
         let missing = match found(&list(netlink)?) {
@@ -49,7 +48,7 @@ pub(super) async fn arrived(
         let Ok(ready) = timeout_at(deadline, changes.readable()).await else {
             return Err(Error::NoCard {
                 interface: missing,
-                limit: ARRIVAL_LIMIT,
+                limit: arrival::LIMIT,
             });
         };
         let mut ready = ready.doing(|| "watch for network cards".into())?;

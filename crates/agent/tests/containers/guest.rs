@@ -33,6 +33,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub(crate) struct Guest {
     pub(crate) agent: AgentClient,
     pub(crate) directory: tempfile::TempDir,
+    /// Where the agent calls.
+    listener: UnixListener,
     process: Child,
     cgroup: PathBuf,
 }
@@ -95,13 +97,18 @@ impl Guest {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let (connection, _) = within(listener.accept()).await.unwrap();
         Some(Self {
-            agent: AgentClient::new(Client::new(Socket::new(connection))),
+            agent: called(&listener).await,
             directory,
+            listener,
             process,
             cgroup,
         })
+    }
+
+    /// Takes the agent's next call; whatever connection there was is given up.
+    pub(crate) async fn called_again(&mut self) {
+        self.agent = called(&self.listener).await;
     }
 
     pub(crate) async fn hello(&self) {
@@ -394,6 +401,11 @@ pub(crate) fn of(kind: Kind, container: &str) -> Namespace {
         of_container: container.into(),
         ..Default::default()
     }
+}
+
+async fn called(listener: &UnixListener) -> AgentClient {
+    let (connection, _) = within(listener.accept()).await.unwrap();
+    AgentClient::new(Client::new(Socket::new(connection)))
 }
 
 pub(crate) fn command(args: &[&str]) -> Process {

@@ -3,6 +3,7 @@
 //! (static), cgroup v2 mounted somewhere; says so and does nothing otherwise.
 
 mod guest;
+mod identity;
 mod life;
 mod names;
 mod namespaces;

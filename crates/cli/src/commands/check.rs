@@ -1,15 +1,16 @@
 //! `check`: whether and how well this host can isolate containers, with what to
 //! do where it cannot.
 
-use std::{fs::File, path::Path, process::ExitCode};
+use std::{fs::File, io, path::Path, process::ExitCode};
 
 use anyhow::{Context, Result};
-use casemate_config::Config;
+use casemate_config::{Config, Ksm};
 use casemate_hypervisor::{
     Hypervisor,
     qemu::{Qemu, Settings},
     tier::{self, Assessment},
 };
+use casemate_linux::ksm;
 
 use crate::arguments::Global;
 
@@ -44,6 +45,10 @@ pub fn run(global: &Global) -> Result<ExitCode> {
     ] {
         sound &= print_file(what, path);
     }
+    if config.vmm.ksm == Ksm::On {
+        println!("merging:        {}", merging(ksm::is_running(), &mut sound));
+    }
+    println!("templates:      {}", super::template::verdict(&config));
     println!("rights:         {}", rights(&mut sound));
     println!(
         "verdict:        {}",
@@ -78,10 +83,38 @@ fn print_file(what: &str, path: &Path) -> bool {
     opened.is_ok()
 }
 
+/// What becomes of `vmm.ksm = "on"`.
+fn merging(running: io::Result<bool>, sound: &mut bool) -> &'static str {
+    match running {
+        Ok(true) => "equal pages that sandboxes have for themselves are merged (vmm.ksm)",
+        Ok(false) => "nothing is merged until 1 is written to /sys/kernel/mm/ksm/run (vmm.ksm)",
+        Err(_) => {
+            *sound = false;
+            "vmm.ksm is on, and this kernel cannot merge memory (KSM, Linux 6.4 or later)"
+        }
+    }
+}
+
 fn rights(sound: &mut bool) -> &'static str {
     if nix::unistd::geteuid().is_root() {
         return "root";
     }
     *sound = false;
     "not root: containers are made by root (rootless use is not supported)"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_cannot_merge_is_no_host_for_those_who_want_it() {
+        let mut sound = true;
+        for running in [true, false] {
+            assert!(merging(Ok(running), &mut sound).contains("vmm.ksm"));
+            assert!(sound);
+        }
+        merging(Err(io::ErrorKind::NotFound.into()), &mut sound);
+        assert!(!sound);
+    }
 }

@@ -62,6 +62,7 @@ fn exec(global: &Global, arguments: &Exec) -> Result<u8> {
         terminal,
         console_socket: arguments.console_socket.as_deref(),
         pid_file: arguments.pid_file.as_deref(),
+        foreground: !arguments.detach,
     })?;
     if arguments.detach {
         return Ok(0);

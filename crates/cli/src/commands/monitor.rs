@@ -9,12 +9,16 @@ use std::{
 
 use anyhow::{Context, Result};
 use casemate_config::{Config, Ksm};
-use casemate_hypervisor::qemu::{Qemu, Settings};
-use casemate_linux::{descriptor, ksm, socket};
+use casemate_hypervisor::{
+    Size,
+    qemu::{Qemu, Settings},
+};
+use casemate_linux::{descriptor, ksm, socket, view::View};
 use casemate_sandbox::{
     Client, Handle, Id, Inbox, Options,
     processes::READY,
     stand_in::{self, ATTACH_SOCKET},
+    template::Templates,
     timeline::Timeline,
 };
 use casemate_shim::{
@@ -54,7 +58,6 @@ async fn serve(arguments: Monitor, config: File, readiness: &mut File) -> Result
     let mut timeline = Timeline::default();
     let (begun, spawned) = (arguments.begun_ns, arguments.spawned_ns);
     timeline.add("host", "command line", begun, spawned);
-    timeline.until_now("host", "monitor begins", spawned);
     let config: Config = serde_json::from_reader(config).context("configuration")?;
     merge_memory(&config)?;
     let door = door(&arguments)?;
@@ -63,6 +66,7 @@ async fn serve(arguments: Monitor, config: File, readiness: &mut File) -> Result
         None => listen(&arguments, CONTROL_SOCKET)?,
     };
     let attach = listen(&arguments, ATTACH_SOCKET)?;
+    timeline.until_now("host", "monitor begins", spawned);
     let (handle, inbox) = Inbox::new();
     if let (Some(door), true) = (&door, arguments.pod) {
         tokio::task::spawn_local(take_attachments(attach, handle.clone()));
@@ -84,6 +88,8 @@ async fn serve(arguments: Monitor, config: File, readiness: &mut File) -> Result
         options.netns = Some(door.begin(arguments.netns.as_deref())?);
     }
     let owner = inbox.open(options, Rc::new(hypervisor), timeline)?;
+    // The machine's processes are on their way before anybody is answered.
+    tokio::task::yield_now().await;
     let mut server = casemate_shim::serve(control, handle.clone(), door.clone(), None).await?;
     tokio::task::spawn_local(take_attachments(attach, handle));
     readiness.write_all(READY).context("readiness")?;
@@ -122,6 +128,14 @@ fn options(arguments: &Monitor, config: Config, door: Option<&Door>) -> Result<O
         config,
         client: door.map_or(Client::CommandLine, Door::client),
         pod: None,
+        templates: Some(Templates {
+            size: Size {
+                vcpus: arguments.template_vcpus,
+                memory_mib: arguments.template_memory_mib,
+            },
+            // The sandbox takes this process into a mount namespace of its own.
+            view: Arc::new(View::own().context("mount namespace")?),
+        }),
     })
 }
 

@@ -18,7 +18,7 @@ use casemate_sandbox::{
     LOST,
     facade::{NOTHING, PROCESSES},
     processes::{READY, RELEASED},
-    stand_in::TerminalSize,
+    stand_in::{TerminalSize, told_status},
 };
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -144,7 +144,7 @@ impl Watch {
                 terminal.report_size(&mut self.control);
             }
             if told {
-                return Ok(told_status(&mut self.control));
+                return Ok(told_status(&self.control));
             }
             if caller_spoke && let Some(mut caller) = self.caller.take() {
                 let mut word = [0];
@@ -158,15 +158,6 @@ impl Watch {
 
 fn readable(of: &impl AsFd) -> PollFd<'_> {
     PollFd::new(of.as_fd(), PollFlags::POLLIN)
-}
-
-/// The exit status as the monitor tells it; when it is gone, so is the process.
-fn told_status(control: &mut UnixStream) -> u32 {
-    let mut status = [0; 4];
-    match control.read_exact(&mut status) {
-        Ok(()) => u32::from_le_bytes(status),
-        Err(_) => LOST,
-    }
 }
 
 /// The terminal on standard input.

@@ -1,7 +1,9 @@
 //! QEMU's command line for a machine: a pure function, so that golden files
 //! show every change of it.
 
-use std::{ffi::OsString, os::fd::RawFd, path::PathBuf};
+use std::{ffi::OsString, fmt, os::fd::RawFd, path::PathBuf};
+
+use serde::Serialize;
 
 use crate::{DeviceId, Parameter, Size, device::Place, jail::MEMORY, memory};
 
@@ -221,7 +223,7 @@ fn generation(line: &mut Line, plan: &Plan) {
 fn shared_devices(line: &mut Line, plan: &Plan) {
     // Where they can be taken out they have to be called by a name.
     let place = |id: &DeviceId| match plan.template {
-        Some(_) => format!(",id={id},bus={}", port_name(id)),
+        Some(_) => format!(",id={id}{}", Seat::of(id)),
         None => String::new(),
     };
     if let Some((tag, fd)) = &plan.sockets.file_share {
@@ -246,10 +248,8 @@ fn shared_devices(line: &mut Line, plan: &Plan) {
 
 fn hotplug_slots(line: &mut Line, plan: &Plan) {
     let slots = (0..plan.hotplug_slots).map(|slot| format!("slot{slot}"));
-    // The guest looks at the last of them first, and its agent needs the sockets.
-    let own = [FILES_PORT, VSOCK_PORT].map(str::to_owned);
-    let own = own.into_iter().filter(|_| plan.template.is_some());
-    for (number, name) in (1..).zip(own.chain(slots)) {
+    let own = plan.template.map(|_| OWN_PORT.to_owned());
+    for (number, name) in (1..).zip(own.into_iter().chain(slots)) {
         line.option(
             "-device",
             format!("pcie-root-port,id={name},chassis={number},slot={number}"),
@@ -257,19 +257,55 @@ fn hotplug_slots(line: &mut Line, plan: &Plan) {
     }
 }
 
-/// The bus that a plugged device sits on.
-pub(super) fn port_name(id: &DeviceId) -> String {
-    match id.0 {
-        Place::FileShare => FILES_PORT.to_owned(),
-        Place::Vsock => VSOCK_PORT.to_owned(),
-        Place::Slot { slot, .. } => format!("slot{slot}"),
+/// Where a plugged device sits.
+#[derive(Debug, Serialize)]
+pub(super) struct Seat {
+    bus: String,
+    /// Of devices that share a slot.
+    #[serde(flatten)]
+    function: Option<Function>,
+}
+
+#[derive(Debug, Serialize)]
+struct Function {
+    addr: &'static str,
+    multifunction: bool,
+}
+
+impl Seat {
+    pub(super) fn of(id: &DeviceId) -> Self {
+        let own = |addr| Self {
+            bus: OWN_PORT.to_owned(),
+            function: Some(Function {
+                addr,
+                multifunction: true,
+            }),
+        };
+        match id.0 {
+            // The guest is told of a slot when its first function comes.
+            Place::Vsock => own("0.0"),
+            Place::FileShare => own("0.1"),
+            Place::Slot { slot, .. } => Self {
+                bus: format!("slot{slot}"),
+                function: None,
+            },
+        }
     }
 }
 
-/// Where machines for templates have their file share.
-const FILES_PORT: &str = "files-port";
-/// Where they have their sockets.
-const VSOCK_PORT: &str = "vsock-port";
+/// What follows in the list of an option.
+impl fmt::Display for Seat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, ",bus={}", self.bus)?;
+        match &self.function {
+            Some(function) => write!(f, ",addr={},multifunction=on", function.addr),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where machines for templates have file share and sockets.
+const OWN_PORT: &str = "own";
 
 /// A value inside an option's list: commas are doubled.
 fn escaped(value: &str) -> String {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::command_line::Seat;
 use super::qmp::{Command, Done};
 
 macro_rules! command {
@@ -141,7 +142,8 @@ command!("blockdev-del", BlockdevDel<'_>);
 pub(super) struct DeviceAdd<'a, P> {
     pub(super) driver: &'static str,
     pub(super) id: &'a str,
-    pub(super) bus: String,
+    #[serde(flatten)]
+    pub(super) seat: Seat,
     #[serde(flatten)]
     pub(super) properties: P,
 }

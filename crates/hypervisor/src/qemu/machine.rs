@@ -21,11 +21,13 @@ use super::{
     process::Process,
     qmp::{Command, Failure, Qmp},
 };
-use crate::{Device, DeviceId, Error, Exit, Metrics, Size, TemplateFiles, Thread, ThreadRole, Vm};
+use crate::{
+    Device, DeviceId, Error, Exit, Metrics, Size, Step, TemplateFiles, Thread, ThreadRole, Vm,
+};
 
 /// How long QEMU may take to answer: it does so at once, but not on a host that
 /// is busy beyond measure.
-pub(super) const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
 /// A machine run by QEMU.
 pub(super) struct Machine {
@@ -33,6 +35,7 @@ pub(super) struct Machine {
     qmp: Qmp,
     parts: Parts,
     size: Mutex<Size>,
+    steps: Vec<Step>,
 }
 
 /// What a machine was started with.
@@ -46,6 +49,11 @@ pub(super) struct Parts {
 }
 
 impl Machine {
+    /// Remembers what its start consisted of.
+    pub(super) fn with_steps(self, steps: Vec<Step>) -> Self {
+        Self { steps, ..self }
+    }
+
     /// Waits until QEMU answers, which it does once the guest runs.
     pub(super) async fn connect(
         process: Process,
@@ -68,6 +76,7 @@ impl Machine {
             qmp,
             size: Mutex::new(parts.size),
             parts,
+            steps: Vec::new(),
         };
         machine.execute(&Negotiate {}).await?;
         Ok(machine)
@@ -175,6 +184,10 @@ impl Machine {
 impl Vm for Machine {
     fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    fn steps(&self) -> &[Step] {
+        &self.steps
     }
 
     async fn exited(&self) -> Exit {

@@ -1,6 +1,7 @@
 //! Devices that come and go while the machine runs, each in a PCI Express root
 //! port of its own.
 
+mod departure;
 mod shared;
 
 use std::{
@@ -9,34 +10,22 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::fs::FileTypeExt,
     },
-    time::Duration,
 };
 
 use serde::Serialize;
-use tokio::{
-    sync::{Mutex, broadcast},
-    time::timeout,
-};
+use tokio::sync::Mutex;
 
+use self::departure::{remove_back_end, remove_device};
 use super::{
-    command_line::port_name,
+    command_line::Seat,
     commands::{
-        AddFd, BlockDriver, BlockdevAdd, BlockdevDel, CardProperties, ChardevRemove, CloseFd,
-        DeviceAdd, DeviceDel, Discard, DiskProperties, FileDriver, FileNode, GetFd, NetdevAdd,
-        NetdevDel, RemoveFd,
+        AddFd, BlockDriver, BlockdevAdd, CardProperties, CloseFd, DeviceAdd, Discard,
+        DiskProperties, FileDriver, FileNode, GetFd, NetdevAdd, RemoveFd,
     },
     machine::COMMAND_LIMIT,
-    qmp::{Command, Event, Failure, Qmp},
+    qmp::{Command, Failure, Qmp},
 };
 use crate::{BlockDevice, Device, DeviceId, Error, NetworkDevice, device::Place};
-
-/// How long a guest may take to let a device go: the driver has to stop, and
-/// Linux waits some seconds where a button could be pressed a second time.
-const UNPLUG_LIMIT: Duration = Duration::from_secs(30);
-
-/// How long before the guest is asked again to let a device go: a request that
-/// arrives while it handles another one can be lost (seen under load).
-const ASK_AGAIN: Duration = Duration::from_secs(3);
 
 /// The machine's hotplug slots.
 pub(super) struct Slots(Mutex<State>);
@@ -205,7 +194,7 @@ async fn plug_network(qmp: &Qmp, id: &DeviceId, card: NetworkDevice) -> Result<B
     let device = DeviceAdd {
         driver: "virtio-net-pci-non-transitional",
         id: &name,
-        bus: port_name(id),
+        seat: Seat::of(id),
         properties: CardProperties {
             netdev: &name,
             mac: card.mac.to_string(),
@@ -257,7 +246,7 @@ async fn plug_block(qmp: &Qmp, id: &DeviceId, disk: BlockDevice) -> Result<BackE
     let device = DeviceAdd {
         driver: "virtio-blk-pci-non-transitional",
         id: &name,
-        bus: port_name(id),
+        seat: Seat::of(id),
         properties: DiskProperties {
             drive: &name,
             serial: &disk.serial,
@@ -289,72 +278,6 @@ async fn add_device<P: Serialize + Sync>(
         Err(failure) => {
             let _ = remove_back_end(qmp, id, &back_end).await;
             Err(failure)
-        }
-    }
-}
-
-async fn remove_device(qmp: &Qmp, id: &DeviceId) -> Result<()> {
-    let name = id.to_string();
-    let mut events = qmp.events();
-    match execute(qmp, &DeviceDel { id: &name }).await {
-        // The guest has thrown it out already.
-        Err(PlugFailure::Command(_, Failure::Missing(_))) => return Ok(()),
-        other => other?,
-    }
-    timeout(UNPLUG_LIMIT, urged_departure(qmp, &mut events, &name))
-        .await
-        .unwrap_or(Err(PlugFailure::Other(Error::Deadline {
-            command: DeviceDel::NAME,
-            after: UNPLUG_LIMIT,
-        })))
-}
-
-/// Waits until a device has left, and asks again for what takes long.
-async fn urged_departure(
-    qmp: &Qmp,
-    events: &mut broadcast::Receiver<Event>,
-    name: &str,
-) -> Result<()> {
-    loop {
-        if let Ok(departed) = timeout(ASK_AGAIN, departure(events, name)).await {
-            return departed;
-        }
-        tracing::debug!(device = name, "asked again to leave");
-        match execute(qmp, &DeviceDel { id: name }).await {
-            Err(PlugFailure::Command(_, Failure::Missing(_))) => return Ok(()),
-            // Newer versions of QEMU refuse while the last request may work yet.
-            Ok(()) | Err(PlugFailure::Command(_, Failure::Refused(_))) => {}
-            Err(failure) => return Err(failure),
-        }
-    }
-}
-
-async fn departure(events: &mut broadcast::Receiver<Event>, name: &str) -> Result<()> {
-    loop {
-        match events.recv().await {
-            Ok(Event::DeviceDeleted { device }) if device == name => return Ok(()),
-            Ok(Event::UnplugRefused { device }) if device == name => {
-                let reason = "the guest does not let the device go".to_owned();
-                let failure = Failure::Refused(reason);
-                return Err(PlugFailure::Command(DeviceDel::NAME, failure));
-            }
-            Err(broadcast::error::RecvError::Closed) => {
-                return Err(PlugFailure::Command(DeviceDel::NAME, Failure::Closed));
-            }
-            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
-        }
-    }
-}
-
-async fn remove_back_end(qmp: &Qmp, id: &DeviceId, back_end: &BackEnd) -> Result<()> {
-    let name = id.to_string();
-    match back_end {
-        BackEnd::Network => execute(qmp, &NetdevDel { id: &name }).await,
-        BackEnd::Socket => execute(qmp, &ChardevRemove { id: &name }).await,
-        BackEnd::Block { descriptors } => {
-            execute(qmp, &BlockdevDel { node_name: &name }).await?;
-            let descriptors = *descriptors;
-            execute(qmp, &RemoveFd { descriptors }).await
         }
     }
 }

@@ -17,8 +17,9 @@ use super::{
     process::spawning,
 };
 use crate::{
-    BootSpec, Device, Error, Exit, TemplateFiles, Vm,
+    BootSpec, Device, Error, Exit, Step, TemplateFiles, Vm,
     memory::{Copying, Zeroes},
+    vm::now_ns,
 };
 
 /// No honest state comes near this: memory is not in it.
@@ -38,23 +39,36 @@ impl Qemu {
         let mut start = self.prepare(spec, true)?;
         // This machine is not saved again, and its memory goes with it.
         let memory = start.memory.take();
+        let begin = now_ns();
         let filled = async {
             let memory = memory.as_ref().ok_or(io::ErrorKind::NotFound);
             let copying = Copying::start(&template.memory, memory?, Zeroes::Copied)?;
-            copying.finish().await
+            copying.finish().await?;
+            Ok::<_, io::Error>(Step::until_now("copy memory", begin))
         };
         let filled = async {
             filled
                 .await
                 .map_err(|error| broken(format!("memory: {error}")))
         };
-        let (machine, ()) = tokio::try_join!(start.run(), filled)?;
+        let started = async {
+            let machine = start.run().await?;
+            Ok((machine, Step::until_now("start the VMM", begin)))
+        };
+        let ((machine, started), filled) = tokio::try_join!(started, filled)?;
+        let mut steps = vec![started, filled];
+        let begin = now_ns();
         machine.receive(state).await?;
+        steps.push(Step::until_now("restore", begin));
+        let begin = now_ns();
         for device in [share, vsock].into_iter().flatten() {
             machine.plug(device).await?;
         }
+        steps.push(Step::until_now("plug files and sockets", begin));
+        let begin = now_ns();
         machine.resume().await?;
-        Ok(machine)
+        steps.push(Step::until_now("resume", begin));
+        Ok(machine.with_steps(steps))
     }
 }
 

@@ -88,13 +88,11 @@ fn watch(console: &mut File) {
             .flatten()
         {
             let read = |file: &str| fs::read_to_string(disk.path().join(file)).unwrap_or_default();
-            if let serial @ 1.. = read("serial").trim().len() {
-                now.push(format!(
-                    "disk:{}:{}:{}",
-                    &read("serial")[..serial],
-                    read("size").trim(),
-                    read("ro").trim()
-                ));
+            // Whatever is read may be of a disk that has just gone.
+            let (serial, size, ro) = (read("serial"), read("size"), read("ro"));
+            let (serial, size, ro) = (serial.trim(), size.trim(), ro.trim());
+            if !serial.is_empty() && !size.is_empty() {
+                now.push(format!("disk:{serial}:{size}:{ro}"));
             }
         }
         for card in fs::read_dir("/sys/class/net")

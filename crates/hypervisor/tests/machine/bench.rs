@@ -24,13 +24,20 @@ async fn restore(stage: &Stage) {
         let running = start.elapsed();
         devices.call().await;
         let called = start.elapsed();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let metrics = vm.metrics().expect("metrics");
         vm.kill();
         vm.exited().await;
-        rows.push((called, running));
+        rows.push((called, running, metrics));
     }
-    rows.sort();
-    let ((least, _), (called, running)) = (rows[0], rows[RUNS]);
-    println!("restored: runs after {running:.1?}, calls after {called:.1?}, at best {least:.1?}");
+    rows.sort_by_key(|(called, ..)| *called);
+    let ((least, ..), (called, running, metrics)) = (rows[0], rows[RUNS]);
+    println!(
+        "restored: runs after {running:.1?}, calls after {called:.1?}, at best {least:.1?}, \
+         processor {:?}, PSS {} MiB",
+        metrics.cpu_time,
+        metrics.pss_bytes >> 20
+    );
 }
 
 pub(crate) async fn run(stage: &Stage) {

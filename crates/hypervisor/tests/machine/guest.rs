@@ -60,6 +60,26 @@ impl Stage {
         })
     }
 
+    /// The same with the newest QEMU beside the system's, if there is one.
+    pub(crate) fn with_newest(&self) -> Option<Self> {
+        let usual = std::env::var_os("CASEMATE_TEST_QEMU").is_none();
+        let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../build/clients");
+        let program = clients.join("qemu10/usr/bin/qemu-system-x86_64");
+        if !usual || !program.exists() {
+            return None;
+        }
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut settings = self.settings.clone();
+        settings.program = program;
+        settings.facts = directory.path().join("host.json");
+        Some(Self {
+            directory,
+            kernel: self.kernel.clone(),
+            initrd: self.initrd.clone(),
+            settings,
+        })
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }

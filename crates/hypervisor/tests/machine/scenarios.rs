@@ -1,17 +1,17 @@
 //! What is true of every machine.
 
 use crate::{
-    Scenario, clones::*, ends::*, failures::*, plugging::*, running::*, templates::*, walls::*,
+    Named, clones::*, ends::*, failures::*, plugging::*, running::*, templates::*, walls::*,
 };
 
 macro_rules! scenarios {
-    ($($name:ident),+ $(,)?) => {
-        pub(crate) const ALL: &[(&str, Scenario)] =
+    ($list:ident: $($name:ident),+ $(,)?) => {
+        pub(crate) const $list: &[Named] =
             &[$((stringify!($name), |stage| Box::pin($name(stage)))),+];
     };
 }
 
-scenarios![
+scenarios![ALL:
     a_guest_powers_off,
     a_guest_restarts_itself,
     a_panic_is_told,
@@ -35,4 +35,15 @@ scenarios![
     broken_templates_are_refused,
     a_kill_leaves_nothing_of_a_restore,
     a_kill_leaves_nothing_of_a_snapshot,
+];
+
+scenarios![NEWEST:
+    a_guest_powers_off,
+    the_jail_is_tight,
+    disks_come_and_go,
+    network_cards_come_and_go,
+    several_processors_run,
+    clones_go_on_where_the_machine_was_saved,
+    a_clone_becomes_larger,
+    broken_templates_are_refused,
 ];

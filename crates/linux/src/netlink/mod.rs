@@ -47,7 +47,7 @@ impl Netlink {
     /// EMFILE.
     pub fn open() -> io::Result<Self> {
         Ok(Self {
-            fd: open(0, SockFlag::empty())?,
+            fd: open(SockProtocol::NetlinkRoute, 0, SockFlag::empty())?,
             sequence: 0,
             buffer: vec![0; BUFFER],
         })
@@ -113,13 +113,25 @@ impl Netlink {
 pub struct Changes(OwnedFd);
 
 impl Changes {
+    /// Subscribes to what the kernel tells of devices (NETLINK_KOBJECT_UEVENT):
+    /// they come, go, get a driver or lose it.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn of_devices() -> io::Result<Self> {
+        /// The group that the kernel itself speaks to.
+        const KERNEL: u32 = 1;
+        let protocol = SockProtocol::NetlinkKObjectUEvent;
+        open(protocol, KERNEL, SockFlag::SOCK_NONBLOCK).map(Self)
+    }
+
     /// Subscribes to groups (RTMGRP_*, bit n - 1 for group n) in this thread's
     /// network namespace.
     ///
     /// # Errors
     /// EMFILE.
     pub fn subscribe(groups: u32) -> io::Result<Self> {
-        let fd = open(groups, SockFlag::SOCK_NONBLOCK)?;
+        let fd = open(SockProtocol::NetlinkRoute, groups, SockFlag::SOCK_NONBLOCK)?;
         // One that overflows says so (ENOBUFS), and that is a change as well.
         setsockopt(&fd, RcvBuf, &BUFFER)?;
         Ok(Self(fd))
@@ -147,12 +159,12 @@ impl From<Changes> for OwnedFd {
     }
 }
 
-fn open(groups: u32, flags: SockFlag) -> io::Result<OwnedFd> {
+fn open(protocol: SockProtocol, groups: u32, flags: SockFlag) -> io::Result<OwnedFd> {
     let fd = socket(
         AddressFamily::Netlink,
         SockType::Raw,
         SockFlag::SOCK_CLOEXEC | flags,
-        SockProtocol::NetlinkRoute,
+        protocol,
     )?;
     bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
     Ok(fd)

@@ -6,7 +6,7 @@
 
 mod smaps;
 
-use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
+use std::{collections::BTreeMap, fs, io, os::unix::fs::MetadataExt, path::Path};
 
 pub use smaps::{Amount, Kind, Weight};
 
@@ -60,19 +60,18 @@ impl Sandbox {
             }
             read.push((role, pid, mappings));
         }
-        let guest = vmm
-            .iter()
-            .find_map(|(pid, mappings)| Some((*pid, smaps::guest_memory(mappings)?)));
-        let identity = guest.map(|(_, mapping)| mapping.identity());
+        let vmm = vmm.first();
+        let guest = vmm.map(|(_, mappings)| smaps::guest_memory(mappings));
+        let guest = guest.unwrap_or_default();
         let processes = read.into_iter().map(|(role, pid, mappings)| Process {
             role,
             pid,
-            weight: smaps::weigh(&mappings, identity.as_ref()),
+            weight: smaps::weigh(&mappings, &guest),
         });
         Ok(Self {
             processes: processes.collect(),
-            guest: guest
-                .map(|(pid, mapping)| guest_memory(pid, mapping))
+            guest: vmm
+                .map(|(pid, _)| guest_memory(*pid, guest.values().copied()))
                 .transpose()?,
         })
     }
@@ -86,7 +85,7 @@ impl Sandbox {
             self.processes.push(Process {
                 role: role.to_owned(),
                 pid,
-                weight: smaps::weigh(&smaps::parse(&text), None),
+                weight: smaps::weigh::<()>(&smaps::parse(&text), &BTreeMap::new()),
             });
         }
         Ok(())
@@ -139,14 +138,22 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
-fn guest_memory(vmm: u32, mapping: &smaps::Mapping) -> Result<GuestMemory, Error> {
-    let path = format!("/proc/{vmm}/map_files/{}", mapping.range);
-    let file = fs::metadata(&path).map_err(|source| Error::Process { path, source })?;
-    Ok(GuestMemory {
-        size: mapping.size_kib(),
+fn guest_memory<'m>(
+    vmm: u32,
+    mappings: impl Iterator<Item = &'m smaps::Mapping>,
+) -> Result<GuestMemory, Error> {
+    let mut guest = GuestMemory {
+        size: 0,
+        allocated: 0,
+    };
+    for mapping in mappings {
+        let path = format!("/proc/{vmm}/map_files/{}", mapping.range);
+        let file = fs::metadata(&path).map_err(|source| Error::Process { path, source })?;
+        guest.size += mapping.size_kib();
         // In units of 512 bytes: stat(2).
-        allocated: file.blocks() / 2,
-    })
+        guest.allocated += file.blocks() / 2;
+    }
+    Ok(guest)
 }
 
 #[cfg(test)]

@@ -134,6 +134,11 @@ impl Mapping {
         self.permissions.contains(permission)
     }
 
+    /// Whether it is memory, and no file of a disk: that has the device of a tmpfs.
+    fn is_shared_memory(&self) -> bool {
+        self.can('s') && self.can('w') && self.device.starts_with("00:")
+    }
+
     fn amount(&self) -> Amount {
         Amount {
             rss: self.kib("Rss"),
@@ -168,22 +173,28 @@ pub(super) fn parse(smaps: &str) -> Vec<Mapping> {
     mappings
 }
 
-/// The mapping of a VMM that shows the guest's memory: the largest that is
-/// shared and can be written.
-pub(super) fn guest_memory(vmm: &[Mapping]) -> Option<&Mapping> {
-    let shared = |mapping: &&Mapping| mapping.can('s') && mapping.can('w');
-    vmm.iter().filter(shared).max_by_key(|one| one.size_kib())
+/// The mappings of a VMM that show the guest's memory, one of each file: what the
+/// machine has begun with, and what it was given later. They are shared, can be
+/// written, and come in whole MiB.
+pub(super) fn guest_memory(vmm: &[Mapping]) -> BTreeMap<Identity, &Mapping> {
+    let of_guest = |mapping: &&Mapping| {
+        let mib = mapping.size_kib() >> 10;
+        mapping.is_shared_memory() && mib > 0 && mapping.size_kib() == mib << 10
+    };
+    let of_guest = vmm.iter().filter(of_guest);
+    of_guest.map(|one| (one.identity(), one)).collect()
 }
 
-/// Sums up what mappings show; `guest` is the file that is the guest's memory.
-pub(super) fn weigh(mappings: &[Mapping], guest: Option<&Identity>) -> Weight {
+/// Sums up what mappings show; `guest` are the files that are the guest's memory.
+pub(super) fn weigh<T>(mappings: &[Mapping], guest: &BTreeMap<Identity, T>) -> Weight {
     let mut weight = Weight::default();
     // A process may map the same memory for each of its devices: it has it once.
-    let mut guest_rss = BTreeMap::<&str, u64>::new();
+    let mut guest_rss = BTreeMap::<(Identity, &str), u64>::new();
     for mapping in mappings {
         weight.merged += mapping.kib("KSM");
-        if guest == Some(&mapping.identity()) {
-            let rss = guest_rss.entry(&mapping.offset).or_default();
+        let identity = mapping.identity();
+        if guest.contains_key(&identity) {
+            let rss = guest_rss.entry((identity, &mapping.offset)).or_default();
             *rss = (*rss).max(mapping.kib("Rss"));
             let pss = mapping.kib("Pss");
             weight.add(Kind::Guest, Amount { rss: 0, pss });
@@ -200,9 +211,7 @@ fn weigh_mapping(mapping: &Mapping, weight: &mut Weight) {
     let all = mapping.amount();
     let is_file = mapping.inode != 0;
     if mapping.can('s') {
-        // Memory without a name on a disk has the device of the kernel's own tmpfs.
-        let is_memory = mapping.can('w') && mapping.device.starts_with("00:");
-        let kind = [Kind::PageCache, Kind::Shared][usize::from(is_memory)];
+        let kind = [Kind::PageCache, Kind::Shared][usize::from(mapping.is_shared_memory())];
         return weight.add(kind, all);
     }
     if is_file {
@@ -279,6 +288,10 @@ Rss:  8 kB
 Pss:  8 kB
 ";
 
+    fn nothing() -> BTreeMap<Identity, ()> {
+        BTreeMap::new()
+    }
+
     fn amount(rss: u64, pss: u64) -> Amount {
         Amount { rss, pss }
     }
@@ -286,12 +299,15 @@ Pss:  8 kB
     #[test]
     fn every_page_has_its_kind() {
         let mappings = parse(VMM);
-        let guest = guest_memory(&mappings).unwrap();
+        let guest = guest_memory(&mappings);
+        let [memory] = guest.values().collect::<Vec<_>>()[..] else {
+            panic!("{guest:?}")
+        };
         assert_eq!(
-            (guest.range.as_str(), guest.size_kib()),
+            (memory.range.as_str(), memory.size_kib()),
             ("5900-6000", 262_144)
         );
-        let weight = weigh(&mappings, Some(&guest.identity()));
+        let weight = weigh(&mappings, &guest);
         let expected = [
             (Kind::Guest, amount(30_000, 25_000)),
             (Kind::Translated, amount(40_000, 40_000)),
@@ -310,8 +326,8 @@ Pss:  8 kB
     fn no_page_is_lost() {
         let mappings = parse(VMM);
         let sum = |field: &str| mappings.iter().map(|mapping| mapping.kib(field)).sum();
-        for guest in [None, guest_memory(&mappings).map(Mapping::identity)] {
-            let weight = weigh(&mappings, guest.as_ref());
+        for guest in [BTreeMap::new(), guest_memory(&mappings)] {
+            let weight = weigh(&mappings, &guest);
             assert_eq!(weight.all(), amount(sum("Rss"), sum("Pss")));
         }
     }
@@ -320,6 +336,7 @@ Pss:  8 kB
     fn memory_that_is_mapped_twice_is_resident_once() {
         let twice = "\
 1000-2000 rw-s 00000000 00:01 55 /memory
+Size: 2048 kB
 Rss:  900 kB
 Pss:  300 kB
 2000-3000 rw-s 00000000 00:01 55 /memory
@@ -328,20 +345,27 @@ Pss:  200 kB
 3000-4000 rw-s 00100000 00:01 55 /memory
 Rss:  10 kB
 Pss:  5 kB
+4000-5000 rw-s 00000000 00:01 77 /more
+Size: 1024 kB
+Rss:  50 kB
+Pss:  50 kB
 ";
         let mappings = parse(twice);
-        let weight = weigh(&mappings, Some(&("00:01".to_owned(), 55)));
-        assert_eq!(weight.of(Kind::Guest), amount(910, 505));
+        let guest = guest_memory(&mappings);
+        assert_eq!(guest.len(), 2);
+        let weight = weigh(&mappings, &guest);
+        assert_eq!(weight.of(Kind::Guest), amount(960, 555));
         let without = "5600-5700 rw-p 0 fe:00 9 /a\nRss: 10 kB\nPss: 9 kB\nAnonymous: 10 kB\n";
-        let weight = weigh(&parse(without), None);
+        let weight = weigh(&parse(without), &nothing());
         assert_eq!(weight.of(Kind::CopyOnWrite), amount(10, 9));
     }
 
     #[test]
     fn what_is_no_smaps_weighs_nothing() {
         for text in ["", "\n\n", "Rss: 5 kB", "x", "a b c d e\nRss: no kB"] {
-            assert_eq!(weigh(&parse(text), None), Weight::default(), "{text:?}");
+            let weight = weigh(&parse(text), &nothing());
+            assert_eq!(weight, Weight::default(), "{text:?}");
         }
-        assert!(guest_memory(&parse("a r-xp 0 0 0\n")).is_none());
+        assert!(guest_memory(&parse("a r-xp 0 0 0\n")).is_empty());
     }
 }

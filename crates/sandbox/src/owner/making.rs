@@ -352,7 +352,9 @@ impl Owner {
         let mut exec = Process::new(stand_in, process.terminal);
         exec.kept = kept;
         exec.size = size;
-        if let Err(error) = self.add_to_cgroup(key, exec.stand_in_pid()) {
+        let joins = |stand_in: &&StandIn| !stand_in.is_caller();
+        let joining = exec.stand_in.as_ref().filter(joins).map(StandIn::pid);
+        if let Err(error) = self.add_to_cgroup(key, joining) {
             tracing::warn!(process = %key, %error, "not in the container's cgroup");
         }
         exec.phase = Phase::Created;

@@ -13,7 +13,7 @@ use crate::{
     machine::Ready,
     oom::Notice,
     owner::Event,
-    stand_in::{StandIn, TerminalSize},
+    stand_in::{OUTLIVED, StandIn, TerminalSize},
     stdio::Outputs,
 };
 
@@ -88,12 +88,19 @@ pub(crate) fn spawn_stand_in_watch(
         Err(error) => return tracing::error!(process = %key, %error, "stand-in is not watched"),
     };
     spawn_local(async move {
-        let mut size = [0; 4];
-        while reports.read_exact(&mut size).await.is_ok() {
-            let size = TerminalSize::from_bytes(size);
+        let mut word = [0; 4];
+        let mut released = false;
+        while reports.read_exact(&mut word).await.is_ok() {
+            if word == OUTLIVED {
+                released = true;
+                continue;
+            }
+            let size = TerminalSize::from_bytes(word);
             report(&events, Event::TerminalSize(key.clone(), size));
         }
-        report(&events, Event::StandInGone(key));
+        if !released {
+            report(&events, Event::StandInGone(key));
+        }
         if let Some(child) = child
             && let Err(error) = reap(&child).await
         {

@@ -36,8 +36,7 @@ pub(crate) fn spawn_boot(
         let prepared = Prepared::new(options)?;
         timeline.until_now("host", "prepare the sandbox", begin);
         let booted = prepared.boot(hypervisor.as_ref(), &mut timeline).await?;
-        let ready = booted.greet(&mut timeline).await?;
-        Ok((ready, timeline))
+        Ok((booted.settle()?, timeline))
     };
     spawn_local(async move {
         let result = boot.await;
@@ -59,8 +58,8 @@ pub(crate) fn spawn_watch(ready: &Ready, events: UnboundedSender<Event>) {
     let vm = Arc::clone(&ready.vm);
     let devices = Rc::clone(&ready.devices);
     spawn_local(async move {
-        let reason = machine::end_of(vm.as_ref(), &devices).await;
-        report(&events, Event::Down(reason.into()));
+        let end = machine::end_of(vm.as_ref(), &devices).await;
+        report(&events, Event::Down(end.line.into()));
     });
 }
 

@@ -98,7 +98,9 @@ async fn create(mut creation: Creation) -> Result<Made, Error> {
     }
     // Hooks may have set it up.
     let resolver = creation.resolver.clone();
+    let begin = now_ns();
     let mut timeline = creation.network.update(resolver, timeline).await?;
+    timeline.until_now("host", "look at the network", begin);
     let begin = now_ns();
     let request = message::CreateContainerRequest {
         container_id: creation.key.container.to_string(),
@@ -229,7 +231,9 @@ pub(crate) fn spawn_start(
 ) {
     let work = async move |key: &Key| {
         // Docker sets it up between create and start, since version 28.
+        let begin = now_ns();
         let mut timeline = network.update(None, timeline).await?;
+        timeline.until_now("host", "look at the network", begin);
         let begin = now_ns();
         let agent = agent.with_more_time(hook_time);
         let response = agent.start_process(&key.process()).await?;

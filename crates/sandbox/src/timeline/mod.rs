@@ -45,6 +45,8 @@ pub struct Timeline {
     spans: Vec<Span>,
     later: VecDeque<Vec<Span>>,
     guest_offset_ns: Option<i128>,
+    /// What a guest says of an earlier time was in another machine's life.
+    guest_since_ns: u64,
 }
 
 /// Nanoseconds of the host's CLOCK_MONOTONIC.
@@ -112,12 +114,18 @@ impl Timeline {
         self.guest_offset_ns = Some(i128::from(host_ns) - i128::from(guest_ns));
     }
 
+    /// The guest is a clone: its clock stood still until then.
+    pub fn guest_stood_still_until(&mut self, host_ns: u64) {
+        self.guest_since_ns = host_ns;
+    }
+
     /// An empty timeline that relates the guest's clock in the same way, to be
     /// filled elsewhere and [absorbed](Self::absorb).
     #[must_use]
     pub fn same_clock(&self) -> Self {
         Self {
             guest_offset_ns: self.guest_offset_ns,
+            guest_since_ns: self.guest_since_ns,
             ..Self::default()
         }
     }
@@ -142,6 +150,7 @@ impl Timeline {
             }
         }
         self.guest_offset_ns = other.guest_offset_ns.or(self.guest_offset_ns);
+        self.guest_since_ns = other.guest_since_ns.max(self.guest_since_ns);
     }
 
     /// Adds spans that the guest has measured. Without a relation between the
@@ -156,6 +165,7 @@ impl Timeline {
             let (Some(begin), Some(end)) = (on_host(span.begin_ns), on_host(span.end_ns)) else {
                 continue;
             };
+            let begin = begin.max(self.guest_since_ns);
             let name: String = span
                 .name
                 .chars()
@@ -271,6 +281,18 @@ mod tests {
         assert_eq!(spans.len(), 1 + ACTIVITIES);
         assert_eq!((spans[0].activity.as_str(), spans[0].begin_ns), ("", 5));
         assert_eq!(spans[16].activity, "exec 39");
+    }
+
+    #[test]
+    fn a_clone_has_done_nothing_before_it_ran() {
+        let mut timeline = Timeline::default();
+        timeline.guest_stood_still_until(10_000);
+        timeline.relate_guest(500, 10_500);
+        timeline.add_guest("agent", &[guest_span("resume", 0, 100)]);
+        timeline.add_guest("agent", &[guest_span("long ago", 0, 1)]);
+        let begin_and_end = |span: &Span| (span.begin_ns, span.end_ns);
+        let shown: Vec<_> = timeline.spans().iter().map(begin_and_end).collect();
+        assert_eq!(shown, [(10_000, 10_100), (10_000, 10_001)]);
     }
 
     #[test]

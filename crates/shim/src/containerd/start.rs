@@ -11,14 +11,14 @@ use anyhow::{Context, Result, bail};
 use casemate_config::Config;
 use casemate_linux::socket;
 use casemate_sandbox::{
-    Id,
+    Id, Size,
     cgroup::Cgroup,
     claim::Claim,
     layout,
     neighbours::Neighbours,
     pod::{self, Role},
     processes::{Containerd, MonitorProcess, MonitorStart},
-    settings::Settings,
+    settings::{Settings, size_of},
     size::HostSize,
     spec::{self, Bundle, HostPath, HostSpec, LiveHost, NetworkNamespace},
     state,
@@ -43,6 +43,7 @@ struct Start<'a> {
 /// What a monitor begins with.
 struct Beginning<'a> {
     config: Config,
+    template: Size,
     warnings: Vec<String>,
     netns: Option<&'a Path>,
     hostname: &'a str,
@@ -137,9 +138,14 @@ impl Start<'_> {
             Cgroup::check(path)?;
         }
         let config = request.options.config()?;
-        let Settings { config, warnings } = Settings::new(config, host, HostSize::now())?;
+        let Settings {
+            config,
+            template,
+            warnings,
+        } = Settings::new(config, host, HostSize::now())?;
         self.spawn(Beginning {
             config,
+            template,
             warnings,
             netns: match &host.network {
                 NetworkNamespace::Path(path) => Some(path.as_path()),
@@ -156,8 +162,11 @@ impl Start<'_> {
     /// Makes the monitor of a pod; what the pod is like, and so how large its
     /// machine, it hears from containerd (CreateSandbox).
     fn begin_pod(&self, request: &Request) -> Result<String> {
+        let config = request.options.config()?;
         self.spawn(Beginning {
-            config: request.options.config()?,
+            // What the pod is like may change it.
+            template: size_of(&config.machine),
+            config,
             warnings: Vec::new(),
             netns: None,
             hostname: self.id.as_str(),
@@ -181,6 +190,7 @@ impl Start<'_> {
             hostname: beginning.hostname,
             cgroup: beginning.cgroup,
             config: &beginning.config,
+            template: beginning.template,
             debug: self.arguments.debug || beginning.debug,
             begun_ns: self.begun_ns,
             containerd: Some(Containerd {

@@ -138,6 +138,7 @@ fn annotations(_: &Containerd<'_>, cri: &Cri<'_>) -> Result<()> {
     let main = pod.idle("main").start()?;
     ensure!(main.sh("nproc")? == "2");
     let total = main.sh("awk '/^MemTotal/ { print int($2 / 1024) }' /proc/meminfo")?;
-    ensure!((200..300).contains(&total.parse::<u32>()?), "{total}");
+    // What a clone gets more than its template is in steps of 128 MiB.
+    ensure!((200..428).contains(&total.parse::<u32>()?), "{total}");
     pod.end()
 }

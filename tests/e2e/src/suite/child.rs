@@ -18,10 +18,13 @@ use crate::host::Host;
 use crate::leak::{Before, SETTLE};
 use crate::runtime::{Kind, Runtime};
 use crate::scenario::{Scenario, Skip};
-use crate::{isolation, processes, reaper};
+use crate::{isolation, processes, reaper, templates};
 
 /// The folder the suite has made for this scenario, and the one for all.
 pub(super) const FOLDERS: [&str; 2] = ["CASEMATE_E2E_DIR", "CASEMATE_E2E_SHARED"];
+
+/// "off": no scenario uses templates, but those of templates themselves.
+const TEMPLATES: &str = "CASEMATE_E2E_TEMPLATES";
 
 pub(super) fn main(name: &str, modules: Vec<Module>) -> ExitCode {
     match prepare(name, modules) {
@@ -46,7 +49,14 @@ fn prepare(name: &str, modules: Vec<Module>) -> Result<(Host, Scenario)> {
     isolation::enter()?;
     reaper::start()?;
     let runtime = Runtime::find(kind).map_err(|why| anyhow!(why))?;
-    Ok((Host::new(runtime, dir, shared)?, scenario))
+    let host = Host::new(runtime, dir, shared)?;
+    let cold = scenario.cold || env::var(TEMPLATES).as_deref() == Ok("off");
+    match (kind, cold) {
+        (Kind::Runc, _) => {}
+        (Kind::Casemate, true) => templates::off(&host)?,
+        (Kind::Casemate, false) => templates::share(&host)?,
+    }
+    Ok((host, scenario))
 }
 
 fn find(name: &str, modules: Vec<Module>) -> Option<(Kind, Scenario)> {

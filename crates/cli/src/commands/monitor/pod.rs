@@ -14,6 +14,7 @@ use casemate_sandbox::{
     settings::Settings,
     size::HostSize,
     spec::Split,
+    template::Templates,
     timeline::{Timeline, now_ns},
 };
 use casemate_shim::{
@@ -103,7 +104,11 @@ fn prepare(
     if let Some(path) = &host.cgroups_path {
         Cgroup::check(path)?;
     }
-    let Settings { config, warnings } = Settings::new(options.config, host, HostSize::now())?;
+    let Settings {
+        config,
+        template,
+        warnings,
+    } = Settings::new(options.config, host, HostSize::now())?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -121,6 +126,10 @@ fn prepare(
         cgroup: host.cgroups_path.clone(),
         config,
         pod: Some(files),
+        templates: options.templates.map(|templates| Templates {
+            size: template,
+            ..templates
+        }),
         ..options
     };
     Ok((options, hypervisor))

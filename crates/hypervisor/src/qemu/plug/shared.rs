@@ -8,7 +8,7 @@ use super::{BackEnd, PlugFailure, Result, add_device, execute};
 use crate::{
     DeviceId, FileShare, Vsock,
     qemu::{
-        command_line::{FILE_SHARE_QUEUE, port_name},
+        command_line::{FILE_SHARE_QUEUE, Seat},
         commands::{
             ChardevAdd, CloseFd, DeviceAdd, FilesProperties, GetFd, SocketBackend, VsockProperties,
         },
@@ -58,7 +58,7 @@ async fn plug<P: Serialize + Sync>(
     let device = DeviceAdd {
         driver,
         id: &name,
-        bus: port_name(id),
+        seat: Seat::of(id),
         properties,
     };
     add_device(qmp, id, &device, BackEnd::Socket).await

@@ -6,24 +6,23 @@
 //! A sandbox changes its process for good (mount namespace), so every case runs
 //! in a process of its own: this program with `--case`.
 
+mod agent;
+mod templates;
+
 use std::{
-    fs, io,
+    fs,
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode},
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
+use agent::{FakeAgent, call_the_host};
 use casemate_config::Config;
 use casemate_hypervisor::fake::Fake;
 use casemate_linux::{socket::send_with_descriptors, view::View};
-use casemate_protocol::{HOST_CONTROL_PORT, agent as message, agent_ttrpc};
 use casemate_sandbox::{
     Client, Create, Error, Handle, Id, Key, Options, Stop, layout,
     ledger::Ledger,
@@ -32,8 +31,7 @@ use casemate_sandbox::{
     state::{State, Status},
     timeline::Timeline,
 };
-use tokio::{net::UnixStream, sync::watch, task::LocalSet, time::timeout};
-use ttrpc::{Code, asynchronous::TtrpcContext};
+use tokio::{net::UnixStream, task::LocalSet, time::timeout};
 
 /// Exit codes of one case.
 const CLEAN: u8 = 0;
@@ -52,19 +50,35 @@ fn main() -> ExitCode {
         ["devices", ..] => loop {
             nix::unistd::pause();
         },
+        // What a start without a template leaves behind.
+        ["--log", _, "template-maker"] => ExitCode::SUCCESS,
         ["--case", part, step] => case(part, step.parse().expect("a number")),
         _ => all_cases(),
     }
 }
 
-/// Every step of both parts, until one is not reached any more.
+/// Which part fails; with "clone", when a template is there, and with "maker", when
+/// it is made.
+const PARTS: [&str; 6] = [
+    "hypervisor",
+    "agent",
+    "clone-hypervisor",
+    "clone-agent",
+    "maker-hypervisor",
+    "maker-agent",
+];
+
+/// Every step of every part, until one is not reached any more.
 fn all_cases() -> ExitCode {
     if !nix::unistd::geteuid().is_root() {
-        println!("test result: ok. 0 passed; 0 failed; 2 ignored; skipped: needs root");
+        println!(
+            "test result: ok. 0 passed; 0 failed; {} ignored; skipped: needs root",
+            PARTS.len()
+        );
         return ExitCode::SUCCESS;
     }
     let mut failed = 0;
-    for part in ["hypervisor", "agent"] {
+    for part in PARTS {
         let verdict = cases_of(part);
         match &verdict {
             Ok(steps) => println!("test {part}_fails_at_each_of_{steps}_steps ... ok"),
@@ -75,7 +89,7 @@ fn all_cases() -> ExitCode {
     let word = if failed == 0 { "ok" } else { "FAILED" };
     println!(
         "\ntest result: {word}. {} passed; {failed} failed; 0 ignored",
-        2 - failed
+        PARTS.len() as u32 - failed
     );
     ExitCode::from(u8::from(failed > 0))
 }
@@ -100,9 +114,9 @@ fn cases_of(part: &str) -> Result<u32, String> {
 /// One life of a sandbox in which step `step` of `part` fails.
 fn case(part: &str, step: u32) -> ExitCode {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let (hypervisor, agent) = match part {
-        "hypervisor" => (Fake::failing_at(step), FakeAgent::failing_at(0)),
-        _ => (Fake::new(), FakeAgent::failing_at(step)),
+    let (hypervisor, agent) = match part.ends_with("hypervisor") {
+        true => (Fake::failing_at(step), FakeAgent::failing_at(0)),
+        false => (Fake::new(), FakeAgent::failing_at(step)),
     };
     let hypervisor = Rc::new(hypervisor);
     let agent = Arc::new(agent);
@@ -115,18 +129,28 @@ fn case(part: &str, step: u32) -> ExitCode {
         folder: folder.path(),
         stand_in: yard.resident.id(),
     };
-    let life = live(house, Rc::clone(&hypervisor), Arc::clone(&agent));
+    let life = async {
+        if part.starts_with("maker") {
+            return templates::make(house, &*hypervisor, Arc::clone(&agent)).await;
+        }
+        if part.starts_with("clone") {
+            let sound = Arc::new(FakeAgent::failing_at(0));
+            let made = templates::make(house, &Fake::new(), sound).await;
+            made.expect("a template can be made");
+        }
+        live(house, Rc::clone(&hypervisor), Arc::clone(&agent)).await
+    };
     let lived = LocalSet::new().block_on(&runtime, async { timeout(LIMIT, life).await });
     let lived = lived.expect("the sandbox ended in time");
     drop(runtime);
     assert_nothing_left(house);
     yard.assert_as_it_was();
-    let reached = match part {
-        "hypervisor" => hypervisor.steps() >= step,
-        _ => agent.taken.load(Ordering::Relaxed) >= step,
+    let reached = match part.ends_with("hypervisor") {
+        true => hypervisor.steps() >= step,
+        false => agent.taken.load(Ordering::Relaxed) >= step,
     };
-    if !reached {
-        lived.expect("nothing has failed");
+    if !reached || templates::cannot_matter(part, step) {
+        lived.expect("nothing has failed that matters");
     }
     ExitCode::from(if reached { CLEAN } else { NOT_REACHED })
 }
@@ -139,13 +163,10 @@ struct House<'a> {
     stand_in: u32,
 }
 
-async fn live(house: House<'_>, hypervisor: Rc<Fake>, agent: Arc<FakeAgent>) -> Result<(), Error> {
+async fn live(house: House<'_>, hypervisor: Rc<Fake>, agent: Arc<FakeAgent>) -> Result<(), String> {
     let root = house.folder.join("root");
     fs::create_dir_all(root.join("web")).expect("directory");
     let directory = layout::make_sandbox(&root.join("web")).expect("directory");
-    let mut config = Config::default();
-    config.vmm.boot_timeout_s = 3;
-    config.agent.timeout_s = 3;
     let options = Options {
         id: Id::new("web").expect("an id"),
         directory: directory.clone(),
@@ -153,14 +174,15 @@ async fn live(house: House<'_>, hypervisor: Rc<Fake>, agent: Arc<FakeAgent>) -> 
         netns: Some(Yard::path()),
         cgroup: None,
         hostname: "web".into(),
-        config,
+        config: config(house),
         client: Client::CommandLine,
         pod: None,
+        templates: Some(templates::used()),
     };
     let opened = casemate_sandbox::open(options, hypervisor, Timeline::default());
     let (handle, owner) = opened.expect("the sandbox opens");
     let owner = tokio::task::spawn_local(owner);
-    let calls = tokio::task::spawn_local(call_the_monitor(directory.clone(), agent));
+    let calls = tokio::task::spawn_local(call_the_host(directory.clone(), agent));
     let mut stand_ins = Vec::new();
     // Any of these may fail; none may hang.
     let lived = two_lives(&handle, house, &directory, &mut stand_ins).await;
@@ -172,7 +194,22 @@ async fn live(house: House<'_>, hypervisor: Rc<Fake>, agent: Arc<FakeAgent>) -> 
     }
     assert!(!directory.exists(), "the sandbox's directory is left");
     clean_up(&root);
-    lived
+    lived.map_err(|error| error.to_string())
+}
+
+fn config(house: House<'_>) -> Config {
+    let mut config = Config::default();
+    config.vmm.boot_timeout_s = 1;
+    config.agent.timeout_s = 3;
+    config.template.directory = house.folder.join("t");
+    let file = house.folder.join("file");
+    // One that is written again is another one to who looks for a template.
+    if !file.exists() {
+        fs::write(&file, "of the guest").expect("file");
+    }
+    config.guest.kernel.clone_from(&file);
+    config.guest.initrd = file;
+    config
 }
 
 /// What `delete` does of a container whose sandbox has gone.
@@ -345,6 +382,7 @@ async fn attachment(house: House<'_>, container: &str) -> (Attachment, UnixStrea
         container: container.into(),
         exec: None,
         pid: house.stand_in,
+        is_caller: false,
         streams: [false; 3],
     };
     let line = serde_json::to_vec(&announcement).expect("plain data");
@@ -364,109 +402,10 @@ async fn assert_dismissed(stand_in: UnixStream) {
         .expect("the stand-in hears something");
 }
 
-/// What the guest does first: it calls the host.
-async fn call_the_monitor(directory: PathBuf, agent: Arc<FakeAgent>) {
-    let socket = directory.join(format!("vsock/vm.vsock_{HOST_CONTROL_PORT}"));
-    let connection = loop {
-        match UnixStream::connect(&socket).await {
-            Ok(connection) => break connection,
-            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-        }
-    };
-    if agent.fails() {
-        return;
-    }
-    let one = futures::stream::iter([io::Result::Ok(connection)]);
-    let listener = ttrpc::asynchronous::transport::Listener::new(one);
-    let mut server = ttrpc::asynchronous::Server::new()
-        .add_listener(listener)
-        .register_service(agent_ttrpc::create_agent(agent));
-    server.start().await.expect("the agent serves");
-    std::future::pending::<()>().await;
-}
-
-/// An agent whose n-th answer is a failure.
-struct FakeAgent {
-    taken: AtomicU32,
-    failing: u32,
-    /// The containers that were killed.
-    killed: watch::Sender<Vec<String>>,
-}
-
-impl FakeAgent {
-    fn failing_at(step: u32) -> Self {
-        Self {
-            taken: AtomicU32::new(0),
-            failing: step,
-            killed: watch::Sender::default(),
-        }
-    }
-
-    fn fails(&self) -> bool {
-        self.taken.fetch_add(1, Ordering::Relaxed) + 1 == self.failing
-    }
-
-    fn answer<T: Default>(&self) -> ttrpc::Result<T> {
-        match self.fails() {
-            true => Err(ttrpc::Error::RpcStatus(ttrpc::get_status(
-                Code::INTERNAL,
-                "on purpose",
-            ))),
-            false => Ok(T::default()),
-        }
-    }
-}
-
-/// Requests whose answer says nothing.
-macro_rules! plain {
-    ($($name:ident($request:ident) -> $response:ident;)*) => {
-        #[async_trait]
-        impl agent_ttrpc::Agent for FakeAgent {
-            $(
-                async fn $name(&self, _: &TtrpcContext, _: message::$request) -> ttrpc::Result<message::$response> {
-                    self.answer()
-                }
-            )*
-
-            async fn hello(&self, _: &TtrpcContext, _: message::HelloRequest) -> ttrpc::Result<message::HelloResponse> {
-                let answer: message::HelloResponse = self.answer()?;
-                Ok(message::HelloResponse { version: 1, ..answer })
-            }
-
-            async fn await_out_of_memory(&self, _: &TtrpcContext, container: message::ContainerRef) -> ttrpc::Result<message::AwaitOutOfMemoryResponse> {
-                let mut killed = self.killed.subscribe();
-                let _ = killed.wait_for(|killed| killed.contains(&container.container_id)).await;
-                Ok(message::AwaitOutOfMemoryResponse::default())
-            }
-
-            async fn wait_process(&self, _: &TtrpcContext, process: message::ProcessRef) -> ttrpc::Result<message::WaitProcessResponse> {
-                let answer: message::WaitProcessResponse = self.answer()?;
-                let mut killed = self.killed.subscribe();
-                let _ = killed.wait_for(|killed| killed.contains(&process.container_id)).await;
-                Ok(message::WaitProcessResponse { exit_status: 137, ..answer })
-            }
-
-            async fn signal_process(&self, _: &TtrpcContext, request: message::SignalProcessRequest) -> ttrpc::Result<message::Empty> {
-                let answer = self.answer()?;
-                self.killed.send_modify(|killed| killed.push(request.container_id));
-                Ok(answer)
-            }
-        }
-    };
-}
-
-plain! {
-    prepare_sandbox(PrepareSandboxRequest) -> PrepareSandboxResponse;
-    create_container(CreateContainerRequest) -> CreateContainerResponse;
-    update_network(UpdateNetworkRequest) -> UpdateNetworkResponse;
-    start_process(ProcessRef) -> StartProcessResponse;
-    remove_container(ContainerRef) -> Empty;
-    shutdown(Empty) -> Empty;
-}
-
 /// No directory, no mount, no process; and the user's files are still there.
 fn assert_nothing_left(house: House<'_>) {
     let folder = house.folder;
+    templates::assert_nothing_half_made(house);
     let left = fs::read_dir(folder.join("root")).expect("the root").count();
     assert_eq!(left, 0, "directories are left");
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mount table");

@@ -1,0 +1,133 @@
+//! What makes a VM the one of a sandbox, and how one becomes a template.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use casemate_protocol::agent::{Empty, HelloRequest, Identity, Mount, PrepareSandboxRequest};
+use ttrpc::Code;
+
+use crate::guest::{Guest, limit, status};
+
+const MACHINE_ID: &str = "0123456789abcdef0123456789abcdef";
+
+fn request() -> PrepareSandboxRequest {
+    PrepareSandboxRequest {
+        sandbox_id: "sandbox".into(),
+        hostname: "guest".into(),
+        entropy: vec![7; 32],
+        machine_id: MACHINE_ID.into(),
+        vcpus: 1,
+        memory_mib: 64,
+        ..Default::default()
+    }
+}
+
+async fn prepare(guest: &Guest, request: &PrepareSandboxRequest) -> ttrpc::Result<Identity> {
+    let answer = guest.agent.prepare_sandbox(limit(), request).await?;
+    Ok(answer.identity.unwrap())
+}
+
+fn now_ns() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_nanos() as u64
+}
+
+#[tokio::test]
+async fn all_that_was_asked_for_is_confirmed() {
+    let Some(guest) = Guest::boot().await else {
+        return;
+    };
+    guest.hello().await;
+    let before = now_ns();
+    let identity = prepare(&guest, &request()).await.unwrap();
+    assert_eq!(identity.entropy_bits, 256);
+    assert_eq!(identity.machine_id, MACHINE_ID);
+    assert_eq!(identity.hostname, "guest");
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    assert_eq!(identity.boot_id, boot_id.trim());
+    assert!((before..=now_ns()).contains(&identity.realtime_ns));
+    assert!(identity.vcpus >= 1 && identity.memory_mib >= 64);
+    // There is no such device.
+    assert_eq!(identity.cid, 0);
+    let error = prepare(&guest, &request()).await.unwrap_err();
+    assert_eq!(status(error).0, Code::FAILED_PRECONDITION);
+}
+
+#[tokio::test]
+async fn nothing_is_confirmed_that_was_not_done() {
+    let Some(guest) = Guest::boot().await else {
+        return;
+    };
+    guest.hello().await;
+    let bad = PrepareSandboxRequest {
+        machine_id: "me".into(),
+        ..request()
+    };
+    let (code, text) = status(prepare(&guest, &bad).await.unwrap_err());
+    assert_eq!(code, Code::INVALID_ARGUMENT);
+    assert!(text.contains("32 lower-case hexadecimal digits"), "{text}");
+    let little = PrepareSandboxRequest {
+        entropy: Vec::new(),
+        machine_id: String::new(),
+        ..request()
+    };
+    let identity = prepare(&guest, &little).await.unwrap();
+    assert_eq!(
+        (identity.entropy_bits, identity.machine_id.as_str()),
+        (0, "")
+    );
+}
+
+#[tokio::test]
+async fn a_template_calls_again_and_is_prepared_then() {
+    let Some(mut guest) = Guest::boot().await else {
+        return;
+    };
+    let error = guest.agent.become_template(limit(), &Empty::new()).await;
+    assert_eq!(status(error.unwrap_err()).0, Code::FAILED_PRECONDITION);
+    guest.hello().await;
+    // One after the other, as a clone may be saved in turn.
+    for _ in 0..2 {
+        let empty = Empty::new();
+        guest.agent.become_template(limit(), &empty).await.unwrap();
+        let (code, text) = status(prepare(&guest, &request()).await.unwrap_err());
+        assert_eq!(code, Code::FAILED_PRECONDITION);
+        assert!(text.contains("template"), "{text}");
+        guest.called_again().await;
+        let greeting = HelloRequest {
+            min_version: 1,
+            max_version: 1,
+            ..Default::default()
+        };
+        let hello = guest.agent.hello(limit(), &greeting).await.unwrap();
+        assert_eq!(hello.spans[0].name, "resume");
+        let length = hello.now_ns - hello.spans[0].begin_ns;
+        assert!(length < 5_000_000_000, "{length} ns since the resume");
+    }
+    prepare(&guest, &request()).await.unwrap();
+    let error = guest.agent.become_template(limit(), &Empty::new()).await;
+    assert_eq!(status(error.unwrap_err()).0, Code::FAILED_PRECONDITION);
+    // Streams arrive at the listener of this connection.
+    assert_eq!(guest.run(guest.spec("echo it works")).await.1, "it works\n");
+}
+
+#[tokio::test]
+async fn what_cannot_be_mounted_is_refused_at_once() {
+    let Some(guest) = Guest::boot().await else {
+        return;
+    };
+    guest.hello().await;
+    let wrong = PrepareSandboxRequest {
+        mounts: vec![Mount {
+            fstype: "nosuchfs".into(),
+            source: "nothing".into(),
+            destination: "/run/casemate/nothing".into(),
+            ..Default::default()
+        }],
+        ..request()
+    };
+    let (code, text) = status(prepare(&guest, &wrong).await.unwrap_err());
+    assert_eq!(code, Code::INTERNAL, "{text}");
+    assert!(text.contains("error mounting \"nothing\""), "{text}");
+}

@@ -1,0 +1,72 @@
+//! The guest is greeted and prepared.
+
+use std::time::Duration;
+
+use casemate_hypervisor::Vm;
+use casemate_protocol::{SHARE_TAG, agent as message, paths};
+use tokio::time::timeout;
+
+use super::{
+    Error, Options, Sockets, at, end_of, guest_cid,
+    identity::{Wanted, realtime_ns},
+};
+use crate::{
+    agent::{self, Agent},
+    device_process::DeviceProcess,
+    settings::size_of,
+    timeline::{Timeline, now_ns},
+};
+
+/// Waits for the call of the machine's agent, greets it and prepares the guest.
+///
+/// # Errors
+/// When the machine ends or nobody calls in time; when the guest does not confirm
+/// that it is unlike others.
+pub(super) async fn greet(
+    options: &Options,
+    sockets: &Sockets,
+    (vm, devices): (&dyn Vm, &DeviceProcess),
+    timeline: &mut Timeline,
+) -> Result<Agent, Error> {
+    let begin = now_ns();
+    let config = &options.config;
+    let limit = Duration::from_secs(config.vmm.boot_timeout_s.into());
+    let connection = tokio::select! {
+        called = timeout(limit, sockets.call()) => called.map_err(|_| Error::Silent(limit))??,
+        end = end_of(vm, devices) => return Err(Error::Ended(end)),
+    };
+    timeline.until_now("host", "wait for the agent", begin);
+    let begin = now_ns();
+    let limit = Duration::from_secs(config.agent.timeout_s.into());
+    let (agent, hello) = Agent::greet(connection, limit).await?;
+    timeline.relate_guest(hello.now_ns, now_ns());
+    timeline.answered("agent", "greet the agent", begin, &hello.spans);
+    tracing::info!(
+        kernel = agent::printable(&hello.kernel_release),
+        agent = agent::printable(&hello.agent_version),
+        "guest is up"
+    );
+    let begin = now_ns();
+    let size = size_of(&config.machine);
+    let wanted = Wanted::new(&options.hostname, size, guest_cid())
+        .map_err(at("read", "/dev/urandom".as_ref()))?;
+    let prepared = agent
+        .prepare_sandbox(&preparation(options, &wanted))
+        .await?;
+    wanted.confirm(prepared.identity.as_ref(), realtime_ns())?;
+    timeline.answered("agent", "prepare the guest", begin, &prepared.spans);
+    Ok(agent)
+}
+
+fn preparation(options: &Options, wanted: &Wanted) -> message::PrepareSandboxRequest {
+    message::PrepareSandboxRequest {
+        sandbox_id: options.id.to_string(),
+        mounts: vec![message::Mount {
+            destination: paths::SHARE.to_owned(),
+            fstype: "virtiofs".to_owned(),
+            source: SHARE_TAG.to_owned(),
+            ..Default::default()
+        }],
+        ..wanted.request()
+    }
+}

@@ -43,7 +43,11 @@ enum Action {
     /// Open a shell in the lab that is up, or in one that is booted for it
     Shell,
     /// Boot a lab, prove what tests/lab.txt and the list of facts demand, and end it
-    Test,
+    Test {
+        /// Minutes for all of it, boots included; a busy machine needs more
+        #[arg(long, default_value_t = 15, value_name = "MINUTES")]
+        limit: u64,
+    },
     /// End the lab that is up
     Down,
 }
@@ -66,7 +70,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             }
         }),
         Action::Shell => with_a_lab(settings, Channel::shell),
-        Action::Test => test::run(settings),
+        Action::Test { limit } => test::run(settings, Duration::from_secs(limit * 60)),
         Action::Down => session::down(),
     }
 }

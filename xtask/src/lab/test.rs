@@ -44,6 +44,8 @@ const STEPS: [Step; 2] = [
 pub(super) fn run(settings: &Settings, limit: Duration) -> Result<()> {
     let begin = Instant::now();
     let mut lab = Lab::boot(settings, Life::Attached)?;
+    // That of an earlier failure would be taken for this one's.
+    let _ = fs::remove_file(session::folder().join("journal.log"));
     let place = session::folder().join("test.log");
     let mut log = File::create(&place).with_context(|| place.display().to_string())?;
     for step in &STEPS {

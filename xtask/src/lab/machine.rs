@@ -19,26 +19,16 @@ pub(crate) struct Settings {
     /// KVM looks like: max,-svm
     #[arg(long, value_name = "MODEL", default_value = CPU)]
     cpu: String,
-    /// Virtual processors of the host
-    #[arg(long, value_name = "COUNT", default_value_t = 2)]
-    vcpus: u32,
+    /// Virtual processors of the host [default: 2, or 1 where QEMU is older than 8.1]
+    #[arg(long, value_name = "COUNT")]
+    vcpus: Option<u32>,
     /// Memory of the host, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 2048)]
     memory_mib: u32,
-    /// Whether the virtual processors have a thread together in QEMU or each its own [default:
-    /// each its own where QEMU is 8.1 or newer]
-    #[arg(long, value_enum)]
-    threads: Option<Threads>,
     /// Program that emulates the host [default: build/clients/qemu10 if it is there, else the one
     /// in PATH]
     #[arg(long, value_name = "PROGRAM")]
     qemu: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Threads {
-    Single,
-    Multi,
 }
 
 /// All that can be emulated, SVM with nested paging too. Without five-level paging, whose walks
@@ -92,7 +82,7 @@ pub(super) fn start(
     let program = settings.program();
     let told = command::output(Command::new(&program).arg("--version"))?;
     let version = version(&told).context("QEMU tells no version")?;
-    let threads = settings.threads.unwrap_or(safe_threads(version));
+    let vcpus = settings.vcpus.unwrap_or(safe_processors(version));
     let drive = File::create(files.drive()).context("the lab's drive")?;
     drive.set_len(u64::from(EXTRA_MIB) << 20)?;
     let log = File::create(files.folder.join("qemu.log")).context("QEMU's log")?;
@@ -116,7 +106,7 @@ pub(super) fn start(
     }
     machine
         .args(firmware(&program))
-        .args(arguments(settings, threads, files, port))
+        .args(arguments(settings, vcpus, files, port))
         .args(adapter(version))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
@@ -142,12 +132,8 @@ impl Settings {
 /// Before 8.1 a processor could go on executing the old translation of an instruction that
 /// another one had just changed. Linux changes instructions whenever the first machine of KVM
 /// comes and the last one goes, and then loops for ever over a breakpoint that is there no more.
-fn safe_threads(version: (u32, u32)) -> Threads {
-    if version >= (8, 1) {
-        Threads::Multi
-    } else {
-        Threads::Single
-    }
+fn safe_processors(version: (u32, u32)) -> u32 {
+    if version >= (8, 1) { 2 } else { 1 }
 }
 
 /// Major and minor of "QEMU emulator version 10.0.2 (...)".
@@ -175,7 +161,7 @@ fn modules(program: &Path) -> Option<PathBuf> {
     Some(prefix.join("lib/x86_64-linux-gnu/qemu")).filter(|folder| folder.is_dir())
 }
 
-fn arguments(settings: &Settings, threads: Threads, files: &Files<'_>, port: u16) -> Vec<OsString> {
+fn arguments(settings: &Settings, vcpus: u32, files: &Files<'_>, port: u16) -> Vec<OsString> {
     let mut line: Vec<OsString> = Vec::new();
     let mut option = |name: &str, value: String| line.extend([name.into(), value.into()]);
     let disk = |path: &Path, id: &str, more: &str| {
@@ -189,13 +175,9 @@ fn arguments(settings: &Settings, threads: Threads, files: &Files<'_>, port: u16
         "-machine",
         "q35,nvdimm=on,kernel-irqchip=split,graphics=off,usb=off".into(),
     );
-    let threads = match threads {
-        Threads::Single => "single",
-        Threads::Multi => "multi",
-    };
-    option("-accel", format!("tcg,thread={threads},tb-size=512"));
+    option("-accel", "tcg,thread=multi,tb-size=512".into());
     option("-cpu", settings.cpu.clone());
-    option("-smp", settings.vcpus.to_string());
+    option("-smp", vcpus.to_string());
     option(
         "-m",
         format!("{memory}M,slots=2,maxmem={}M", memory + 4 * extra),
@@ -298,11 +280,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_old_translator_has_one_thread() {
+    fn an_old_translator_has_one_processor() {
         let old = version("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)").unwrap();
-        assert_eq!((old, safe_threads(old)), ((7, 2), Threads::Single));
+        assert_eq!((old, safe_processors(old)), ((7, 2), 1));
         let new = version("QEMU emulator version 10.0.2\n").unwrap();
-        assert_eq!((new, safe_threads(new)), ((10, 0), Threads::Multi));
-        assert_eq!(safe_threads((8, 0)), Threads::Single);
+        assert_eq!((new, safe_processors(new)), ((10, 0), 2));
+        assert_eq!(safe_processors((8, 0)), 1);
     }
 }

@@ -12,14 +12,13 @@ const WAITS: [&str; 3] = ["sleep(", "interval(", "interval_at("];
 /// Files that may, and why nothing else can be waited for there. None of them is
 /// on the way of a start on a host without systemd, and none repeats while
 /// nothing happens.
-const ALLOWED: [(&str, &str); 20] = [
+const ALLOWED: [(&str, &str); 18] = [
     ("agent/src/disks.rs", "a disk has no news of its last user"),
     ("agent/src/names/mod.rs", "after accept has failed"),
     (
         "agent/src/sandbox.rs",
         "once, behind an answer that is to leave first",
     ),
-    ("agent/src/server.rs", "how long a hang-up is waited for"),
     ("agent/src/session.rs", "how long a hang-up is waited for"),
     (
         "cli/src/commands/delete.rs",
@@ -43,7 +42,6 @@ const ALLOWED: [(&str, &str); 20] = [
         "sandbox/src/cgroup/scope.rs",
         "systemd answers before it has done it",
     ),
-    ("sandbox/src/machine.rs", "how long the agent is waited for"),
     ("sandbox/src/network/loopback.rs", "after accept has failed"),
     (
         "sandbox/src/network/mod.rs",

@@ -1,7 +1,7 @@
 //! Waiting for devices, which are plugged and unplugged while the guest runs:
 //! the kernel tells that something has changed, and one looks again.
 
-use std::time::Duration;
+use std::{fs, io, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
 use casemate_linux::{netlink::Changes, reactor::register_readable};
 use tokio::time::{Instant, timeout_at};
@@ -44,6 +44,24 @@ pub(crate) async fn until_seen<T>(
     }
 }
 
+/// The number of the device that a driver has, if it has one: that of its folder,
+/// which the kernel makes anew for each.
+pub(crate) fn driven(driver: &Path) -> io::Result<Option<u64>> {
+    let gone = |error: io::Error| match error.kind() {
+        // Between two looks.
+        io::ErrorKind::NotFound => Ok(None),
+        _ => Err(error),
+    };
+    for entry in fs::read_dir(driver)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(b"virtio") {
+            let folder = fs::metadata(entry.path());
+            return folder.map(|folder| Some(folder.ino())).or_else(gone);
+        }
+    }
+    Ok(None)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,5 +78,24 @@ mod tests {
         assert_eq!(nothing.await.unwrap(), None);
         // Before and after the subscription; more if the machine had news.
         assert!(looks >= 2);
+    }
+
+    #[test]
+    fn a_device_in_the_place_of_another_is_another() {
+        let place = tempfile::tempdir().unwrap();
+        let (driver, bus) = (place.path().join("driver"), place.path().join("bus"));
+        fs::create_dir_all(&driver).unwrap();
+        fs::write(driver.join("bind"), "").unwrap();
+        assert_eq!(driven(&driver).unwrap(), None);
+        let plug = |kept: &str| {
+            fs::create_dir_all(bus.join("virtio1")).unwrap();
+            std::os::unix::fs::symlink(bus.join("virtio1"), driver.join("virtio1")).unwrap();
+            let number = driven(&driver).unwrap();
+            fs::rename(bus.join("virtio1"), bus.join(kept)).unwrap();
+            assert_eq!(driven(&driver).unwrap(), None);
+            fs::remove_file(driver.join("virtio1")).unwrap();
+            number.unwrap()
+        };
+        assert_ne!(plug("first"), plug("second"));
     }
 }

@@ -114,7 +114,7 @@ async fn serve(transport: &Transport, mut timeline: Timeline) -> Result<()> {
     let mut call = match dialled {
         // The device is yet to be plugged.
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {
-            transport.arrived().await?;
+            transport.arrived(None).await?;
             timeline.mark("device");
             transport.dial()
         }
@@ -122,13 +122,13 @@ async fn serve(transport: &Transport, mut timeline: Timeline) -> Result<()> {
     };
     loop {
         let dialled = call.doing(|| "connect to the host".into())?;
+        let device = transport.device()?;
         if session::serve(dialled, transport, &sandbox, timeline).await? == End::Final {
             break;
         }
-        transport.gone().await?;
         // What is saved waits here.
         timeline = Timeline::since(timeline::now());
-        transport.arrived().await?;
+        transport.arrived(device).await?;
         timeline.mark("resume");
         call = transport.dial();
     }

@@ -7,7 +7,7 @@ use std::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -25,7 +25,7 @@ use nix::{
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
 
 use crate::{
-    arrival::until_seen,
+    arrival::{driven, until_seen},
     error::{Doing, Result},
 };
 
@@ -35,6 +35,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Stream connections that wait to be accepted.
 const BACKLOG: i32 = 128;
+
+/// Where the kernel shows the device of a virtio-vsock driver.
+const DRIVER: &str = "/sys/bus/virtio/drivers/vmw_vsock_virtio_transport";
 
 /// What the two sides talk over.
 #[derive(Debug, Clone)]
@@ -55,20 +58,25 @@ impl Transport {
         }
     }
 
-    /// Waits, for as long as it takes, until there is something to dial over.
-    pub(crate) async fn arrived(&self) -> Result<()> {
-        self.becomes(true).await
+    /// Which device is dialled over: no other one has its number, not even in its
+    /// place. None without a device, and over unix sockets.
+    pub(crate) fn device(&self) -> Result<Option<u64>> {
+        match self {
+            Self::Vsock => driven(Path::new(DRIVER)).doing(|| format!("look into {DRIVER}")),
+            Self::Unix(_) => Ok(None),
+        }
     }
 
-    /// Waits, for as long as it takes, until there is nothing to dial over. Unix
-    /// sockets are always there; those of a template's clone are others.
-    pub(crate) async fn gone(&self) -> Result<()> {
-        self.becomes(false).await
-    }
-
-    async fn becomes(&self, there: bool) -> Result<()> {
+    /// Waits, for as long as it takes, until there is something to dial over that is
+    /// not `last`. That it was gone in between may never have been seen: a VM that
+    /// is saved stops without a word. Unix sockets are always there; those of a
+    /// template's clone are others.
+    pub(crate) async fn arrived(&self, last: Option<u64>) -> Result<()> {
         if matches!(self, Self::Vsock) {
-            let look = || Ok((self.cid()?.is_some() == there).then_some(()));
+            let look = || {
+                let there = self.device()? != last && self.cid()?.is_some();
+                Ok(there.then_some(()))
+            };
             until_seen(None, look).await?;
         }
         Ok(())

@@ -81,13 +81,37 @@ impl Found {
             }
         }
         if common.wants(Name::Casemate) {
-            for variant in &subject.variants {
-                let runtime = Runtime::casemate(subject, variant, folder)?;
-                command::output(&mut runtime.run(bundle, "try"))?;
-                found.runtimes.push(runtime);
-            }
+            found.look_for_casemate(subject, bundle, folder)?;
         }
         Ok(found)
+    }
+}
+
+impl Found {
+    /// Every way to start that works here; one of them has to.
+    fn look_for_casemate(
+        &mut self,
+        subject: &Subject,
+        bundle: &Bundle,
+        folder: &Path,
+    ) -> Result<()> {
+        let mut failure = None;
+        for variant in &subject.variants {
+            match Runtime::casemate(subject, variant, folder)
+                .and_then(|runtime| runtime.starts_as(variant, bundle).map(|()| runtime))
+            {
+                Ok(runtime) => self.runtimes.push(runtime),
+                Err(error) => {
+                    self.left_out
+                        .push((variant.name.clone(), first_line(&error)));
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        match failure {
+            Some(error) if !self.runtimes.iter().any(Runtime::is_casemate) => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -111,6 +135,22 @@ impl Runtime {
             command::output(runtime.command().args(&variant.prepare))?;
         }
         Ok(runtime)
+    }
+
+    /// Starts once, and sees whether it was in the way that is to be measured.
+    fn starts_as(&self, variant: &Variant, bundle: &Bundle) -> Result<()> {
+        let running = self.run_detached(bundle, "try")?;
+        let Some(span) = variant.span else {
+            return Ok(());
+        };
+        let told: Value = serde_json::from_str(&running.call("timeline", &["--format", "json"])?)?;
+        let spans = told["spans"].as_array().into_iter().flatten();
+        let mut names = spans.filter_map(|one| one["name"].as_str());
+        ensure!(
+            names.any(|name| name.starts_with(span)),
+            "its timeline has no {span:?}: see casemate template list"
+        );
+        Ok(())
     }
 
     /// A way in which a runtime works here, if there is one.

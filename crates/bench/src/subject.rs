@@ -26,4 +26,7 @@ pub struct Variant {
     pub configuration: Option<String>,
     /// Arguments of the command that prepares it, once.
     pub prepare: Vec<String>,
+    /// What the name of a span in the timeline of each of its starts begins with: it is not
+    /// measured when it starts in another way.
+    pub span: Option<&'static str>,
 }

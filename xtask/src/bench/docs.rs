@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use casemate_bench::{bundle::Bundle, report, runtime::Runtime};
+use casemate_bench::{Variant, bundle::Bundle, report, runtime::Runtime};
 use serde_json::Value;
 
 use super::Program;
@@ -75,22 +75,33 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Where the time of one start goes.
+/// Where the time of one start goes, cold and warm; otherwise as a host is without a
+/// configuration.
 fn timeline(casemate: PathBuf) -> Result<String> {
     let folder = tempfile::tempdir()?;
     let subject = super::subject(casemate, None);
     let bundle = Bundle::new(&subject, folder.path(), None)?;
     bundle.set_program(&["sleep", "100000"])?;
     let mut section = String::new();
-    for variant in &subject.variants {
-        let runtime = Runtime::casemate(&subject, variant, folder.path())?;
+    let ways: [(&str, &str, &[&str]); 2] = [
+        ("Cold", "off", &[]),
+        ("Warm", "auto", &["template", "create"]),
+    ];
+    for (name, mode, prepare) in ways {
+        let variant = Variant {
+            name: name.to_owned(),
+            configuration: Some(format!("[template]\nmode = \"{mode}\"\n")),
+            prepare: prepare.iter().map(|word| (*word).to_owned()).collect(),
+            span: None,
+        };
+        let runtime = Runtime::casemate(&subject, &variant, folder.path())?;
         // What the first one finds in no cache is not of interest.
         drop(runtime.run_detached(&bundle, "first")?);
         let told = runtime
             .run_detached(&bundle, "second")?
             .call("timeline", &[])?;
         let lines = told.lines().map(str::trim_end).collect::<Vec<_>>();
-        section += &format!("{}:\n\n```text\n{}\n```\n", variant.name, lines.join("\n"));
+        section += &format!("{name}:\n\n```text\n{}\n```\n\n", lines.join("\n"));
     }
     Ok(section)
 }

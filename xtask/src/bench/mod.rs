@@ -77,5 +77,6 @@ fn variant() -> Variant {
         name: "casemate".to_owned(),
         configuration: None,
         prepare: Vec::new(),
+        span: None,
     }
 }

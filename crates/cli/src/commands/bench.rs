@@ -4,13 +4,16 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use casemate_bench::{Options, Subject, Variant};
-use casemate_config::{Config, Tier};
+use casemate_config::{Config, Templates, Tier};
 use casemate_hypervisor::{
     Hypervisor,
     qemu::{Qemu, Settings},
 };
 
 use crate::arguments::Global;
+
+/// The span of a start that was no boot.
+const CLONE: &str = "clone of ";
 
 /// # Errors
 /// For a bad configuration, a host on which containers cannot run, and those of the
@@ -30,13 +33,28 @@ pub fn run(global: &Global, options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The ways in which a sandbox of this configuration can start.
+/// The ways in which a sandbox of this configuration can start: booted, and as a clone of a
+/// template, which is made before anything is measured.
 fn variants(config: &Config) -> Result<Vec<Variant>> {
-    Ok(vec![Variant {
-        name: "casemate".to_owned(),
-        configuration: Some(text(config)?),
-        prepare: Vec::new(),
-    }])
+    let variant = |name: &str, mode, prepare: &[&str], span| -> Result<Variant> {
+        let mut config = config.clone();
+        config.template.mode = mode;
+        Ok(Variant {
+            name: name.to_owned(),
+            configuration: Some(text(&config)?),
+            prepare: prepare.iter().copied().map(str::to_owned).collect(),
+            span,
+        })
+    };
+    Ok(vec![
+        variant("casemate cold", Templates::Off, &[], None)?,
+        variant(
+            "casemate warm",
+            Templates::Auto,
+            &["template", "create"],
+            Some(CLONE),
+        )?,
+    ])
 }
 
 /// The whole configuration as a file, drop-ins and all.
@@ -58,6 +76,7 @@ mod tests {
             let mut read = Config::default();
             let text = variant.configuration.unwrap();
             read.apply_text(&variant.name, &text).unwrap();
+            config.template.mode = read.template.mode;
             assert_eq!(read, config);
         }
     }

@@ -63,6 +63,8 @@ pub struct Failure {
     pub key: Option<Key>,
     /// The reason.
     pub error: anyhow::Error,
+    /// Somebody has killed the machine.
+    pub is_kill: bool,
 }
 
 /// Makes the template for machines of this configuration.
@@ -70,7 +72,11 @@ pub struct Failure {
 /// # Errors
 /// When there is none afterwards.
 pub fn make(config: &Config) -> Result<Made, Failure> {
-    let unknown = |error: anyhow::Error| Failure { key: None, error };
+    let unknown = |error: anyhow::Error| Failure {
+        key: None,
+        error,
+        is_kill: false,
+    };
     let (hypervisor, fit) = fit(config).map_err(unknown)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -80,6 +86,7 @@ pub fn make(config: &Config) -> Result<Made, Failure> {
     let made = LocalSet::new().block_on(&runtime, template::make(&hypervisor, config));
     made.map_err(|error| Failure {
         key: Some(fit.key().clone()),
+        is_kill: error.is_kill(),
         error: error.into(),
     })
 }

@@ -37,7 +37,7 @@ pub fn run() -> Result<ExitCode> {
         Ok(Made::Elsewhere) => tracing::info!("somebody else is making it"),
         Err(failure) => {
             tracing::warn!("{}", log::one_line(&failure.error));
-            if let Some(key) = &failure.key {
+            if let (Some(key), false) = (&failure.key, failure.is_kill) {
                 let store = Store::at(&config.template.directory);
                 store.note_failure(key, &log::one_line(&failure.error))?;
             }

@@ -194,7 +194,7 @@ impl Prepared {
             .try_for_each(|group| group.add(vm.pid()))?;
         let grow = self.grow(vm.as_ref(), begins_as, cloned);
         let machine = (vm.as_ref(), &devices);
-        let prepare = greet(&self.options, &self.sockets, machine, timeline);
+        let prepare = greet(&self.options, &self.sockets, machine, cloned, timeline);
         let (grown, agent) = tokio::try_join!(grow, prepare)?;
         if let Some((begin, end)) = grown {
             timeline.add("vmm", "plug processors and memory", begin, end);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use casemate_config::Config;
-use casemate_hypervisor::{DeviceId, Hypervisor, TemplateFiles, Vm};
+use casemate_hypervisor::{DeviceId, Error as VmError, Hypervisor, TemplateFiles, Vm};
 use casemate_protocol::agent as message;
 use tokio::time::timeout;
 
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     agent::{self, Agent},
-    machine::{self, Devices, Sockets, boot_spec, guest_cid},
+    machine::{self, Devices, End, Sockets, boot_spec, guest_cid},
     settings::size_of,
     share::Share,
     timeline::now_ns,
@@ -69,6 +69,21 @@ pub enum Error {
         /// As configured.
         limit_mib: u32,
     },
+}
+
+impl Error {
+    /// Somebody has killed the machine, which says nothing of the next try.
+    pub fn is_kill(&self) -> bool {
+        let end = match self {
+            Self::Hypervisor(VmError::Ended(exit)) => &End::from(exit.clone()),
+            Self::Machine(machine::Error::Hypervisor(VmError::Ended(exit))) => {
+                &End::from(exit.clone())
+            }
+            Self::Machine(machine::Error::Ended(end)) => end,
+            _ => return false,
+        };
+        end.killed
+    }
 }
 
 /// What a machine of this configuration begins with.
@@ -148,19 +163,25 @@ async fn save(
     spec.file_share = Some(file_share);
     spec.vsock = Some(vsock);
     let vm = hypervisor.boot(spec).await?;
-    let limit = Duration::from_secs(config.vmm.boot_timeout_s.into());
-    let call = sockets.call();
-    let connection = tokio::select! {
-        called = timeout(limit, call) => called.map_err(|_| machine::Error::Silent(limit))??,
+    tokio::select! {
+        biased;
         end = machine::end_of(vm.as_ref(), &devices) => return Err(machine::Error::Ended(end).into()),
-    };
+        ready = make_ready(config, &sockets) => ready?,
+    }
+    take_out(vm.as_ref()).await?;
+    Ok(vm.snapshot(files).await?)
+}
+
+/// Tells the agent that it will be saved. It waits for the end of this connection
+/// before it lets the device go.
+async fn make_ready(config: &Config, sockets: &Sockets) -> Result<(), Error> {
+    let limit = Duration::from_secs(config.vmm.boot_timeout_s.into());
+    let called = timeout(limit, sockets.call()).await;
+    let connection = called.map_err(|_| machine::Error::Silent(limit))??;
     let limit = Duration::from_secs(config.agent.timeout_s.into());
     let (agent, _) = Agent::greet(connection, limit).await?;
     agent.become_template(&message::Empty::default()).await?;
-    // The agent waits for the end of this connection before it lets the device go.
-    drop(agent);
-    take_out(vm.as_ref()).await?;
-    Ok(vm.snapshot(files).await?)
+    Ok(())
 }
 
 async fn take_out(vm: &dyn Vm) -> Result<(), Error> {

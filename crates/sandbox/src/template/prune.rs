@@ -1,11 +1,16 @@
 //! What goes: what dead makers have left, templates that no machine can begin
 //! from any more, and the least recently used beyond the limit.
 
+use std::fs;
+
 use super::{
     fit::Key,
-    store::{Error, Listed, NEW, Store},
+    store::{Error, LOG, Listed, NEW, Store, failed},
     workplace::Workplace,
 };
+
+/// Bytes of the makers' log before it begins anew: some thousand templates.
+const LONGEST_LOG: u64 = 128 << 10;
 
 /// Why a template went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +57,7 @@ impl Store {
         for name in names.iter().filter(|name| name.starts_with(NEW)) {
             Workplace::sweep(&self.root().join(name))?;
         }
+        self.shorten_log()?;
         for failure in self.failures()?.iter().filter(|one| one.is_over()) {
             self.forget_failure(&failure.key)?;
         }
@@ -66,6 +72,18 @@ impl Store {
             }
         }
         Ok(pruned)
+    }
+}
+
+impl Store {
+    /// Begins the makers' log anew when it has become long.
+    fn shorten_log(&self) -> Result<(), Error> {
+        let path = self.root().join(LOG);
+        match fs::metadata(&path) {
+            // Who writes to it meanwhile goes on doing so, unseen.
+            Ok(log) if log.len() > LONGEST_LOG => fs::remove_file(&path).map_err(failed(&path)),
+            _ => Ok(()),
+        }
     }
 }
 

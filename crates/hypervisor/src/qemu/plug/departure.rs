@@ -80,7 +80,15 @@ pub(super) async fn remove_back_end(qmp: &Qmp, id: &DeviceId, back_end: &BackEnd
     let name = id.to_string();
     match back_end {
         BackEnd::Network => execute(qmp, &NetdevDel { id: &name }).await,
-        BackEnd::Socket => execute(qmp, &ChardevRemove { id: &name }).await,
+        BackEnd::Socket => match execute(qmp, &ChardevRemove { id: &name }).await {
+            // QEMU tells that a device has gone before it has let its socket go, and
+            // says then that it is busy. It goes with the machine.
+            Err(PlugFailure::Command(_, Failure::Refused(reason))) => {
+                tracing::debug!(device = %id, %reason, "a socket outlives its device");
+                Ok(())
+            }
+            other => other,
+        },
         BackEnd::Block { descriptors } => {
             execute(qmp, &BlockdevDel { node_name: &name }).await?;
             let descriptors = *descriptors;

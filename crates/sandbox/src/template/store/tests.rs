@@ -218,6 +218,18 @@ fn use_counts_when_room_is_needed() {
 }
 
 #[test]
+fn the_log_of_makers_does_not_grow_for_ever() {
+    let Yard { store, .. } = yard();
+    store.make().unwrap();
+    let log = store.root().join(LOG);
+    for (bytes, stays) in [(100 << 10, true), (200 << 10, false)] {
+        fs::write(&log, vec![b'x'; bytes]).unwrap();
+        store.prune(u64::MAX, None).unwrap();
+        assert_eq!(log.exists(), stays);
+    }
+}
+
+#[test]
 fn a_folder_that_others_can_write_is_refused() {
     let Yard { store, .. } = yard();
     let fit = fit("machine");

@@ -19,7 +19,7 @@ use crate::{
 
 /// How long a clone may take to call, which it does within a tenth of a second on a
 /// quiet host: a boot is sooner there than what comes later.
-const CLONE_LIMIT: Duration = Duration::from_secs(15);
+const CLONE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Waits for the call of the machine's agent, greets it and prepares the guest.
 ///

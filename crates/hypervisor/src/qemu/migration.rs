@@ -1,13 +1,17 @@
 //! What saving and restoring have in common: to QEMU both are a migration, to or
 //! from a connection that carries no memory.
 
-use std::time::Duration;
+use std::{
+    os::{fd::AsFd, unix::net::UnixStream as StdStream},
+    time::Duration,
+};
 
-use tokio::{sync::broadcast, time::timeout};
+use tokio::{net::UnixStream, sync::broadcast, time::timeout};
 
 use super::{
-    commands::{Capability, MigrateSetCapabilities},
+    commands::{Capability, GetFd, MigrateSetCapabilities},
     machine::Machine,
+    process::spawning,
     qmp::{Command, Event, Failure},
 };
 use crate::Error;
@@ -27,8 +31,22 @@ pub(super) enum End {
 }
 
 impl Machine {
+    /// Makes ready for a migration and gives QEMU one end of the connection that
+    /// carries the state, under the name [`STATE`]; the other end is the answer.
+    pub(super) async fn lend_stream(&self) -> Result<UnixStream, Error> {
+        let made = StdStream::pair().and_then(|(ours, its)| {
+            ours.set_nonblocking(true)?;
+            Ok((UnixStream::from_std(ours)?, its))
+        });
+        let (ours, its) = made.map_err(spawning("making a socket"))?;
+        self.allow_migration().await?;
+        let lend = GetFd { fdname: STATE };
+        self.execute_with(&lend, its.as_fd()).await?;
+        Ok(ours)
+    }
+
     /// Leaves out shared memory that has a name, and tells what happens by events.
-    pub(super) async fn allow_migration(&self) -> Result<(), Error> {
+    async fn allow_migration(&self) -> Result<(), Error> {
         let capabilities = ["x-ignore-shared", "events"].map(Capability::on);
         let set = MigrateSetCapabilities {
             capabilities: &capabilities,

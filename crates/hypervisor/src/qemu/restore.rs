@@ -3,19 +3,12 @@
 use std::{
     fs::File,
     io::{self, Read},
-    os::{fd::AsFd, unix::net::UnixStream as StdStream},
 };
 
 use casemate_linux::process;
-use tokio::{io::AsyncWriteExt, net::UnixStream};
+use tokio::io::AsyncWriteExt;
 
-use super::{
-    Qemu,
-    commands::{GetFd, MigrateIncoming},
-    machine::Machine,
-    migration::{End, STATE},
-    process::spawning,
-};
+use super::{Qemu, commands::MigrateIncoming, machine::Machine, migration::End};
 use crate::{
     BootSpec, Device, Error, Exit, Step, TemplateFiles, Vm,
     memory::{Copying, Zeroes},
@@ -75,12 +68,8 @@ impl Qemu {
 impl Machine {
     /// Gives QEMU the state that it waits for.
     async fn receive(&self, state: Vec<u8>) -> Result<(), Error> {
-        let (mut ours, its) = stream()?;
         let mut events = self.qmp().events();
-        self.allow_migration().await?;
-        let lend = GetFd { fdname: STATE };
-        self.execute_with(&lend, its.as_fd()).await?;
-        drop(its);
+        let mut ours = self.lend_stream().await?;
         self.execute(&MigrateIncoming::from_fd()).await?;
         let sent = async {
             // When QEMU refuses it, it says so itself.
@@ -96,15 +85,6 @@ impl Machine {
             Err(error) => Err(error),
         }
     }
-}
-
-/// A connection that carries the state, and the end of it that QEMU gets.
-pub(super) fn stream() -> Result<(UnixStream, StdStream), Error> {
-    let made = StdStream::pair().and_then(|(ours, its)| {
-        ours.set_nonblocking(true)?;
-        Ok((UnixStream::from_std(ours)?, its))
-    });
-    made.map_err(spawning("making a socket"))
 }
 
 pub(super) fn broken(problem: String) -> Error {

@@ -1,15 +1,15 @@
 //! Machines that are saved.
 
-use std::{io::Write, os::fd::AsFd};
+use std::io::Write;
 
 use tokio::io::AsyncReadExt;
 
 use super::{
-    commands::{GetFd, Migrate, QueryMigrate},
+    commands::{Migrate, QueryMigrate},
     machine::Machine,
-    migration::{End, STATE},
+    migration::End,
     qmp::Command,
-    restore::{broken, stream},
+    restore::broken,
 };
 use crate::{
     Error, TemplateFiles, Vm,
@@ -38,12 +38,8 @@ impl Machine {
 
     /// Takes the state that QEMU writes.
     async fn send(&self) -> Result<Vec<u8>, Error> {
-        let (mut ours, its) = stream()?;
         let mut events = self.qmp().events();
-        self.allow_migration().await?;
-        let lend = GetFd { fdname: STATE };
-        self.execute_with(&lend, its.as_fd()).await?;
-        drop(its);
+        let mut ours = self.lend_stream().await?;
         self.execute(&Migrate::to_fd()).await?;
         let mut state = Vec::new();
         let (read, ended) = tokio::join!(ours.read_to_end(&mut state), self.migrated(&mut events));

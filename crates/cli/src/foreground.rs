@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use anyhow::{Context, Result};
 use casemate_linux::reactor;
 use casemate_sandbox::stand_in;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
@@ -25,12 +26,43 @@ const FORWARDED: [i32; 7] = [
     libc::SIGCONT,
 ];
 
+/// The signals that are for the process, kept until [`wait`] can pass them on.
+/// They are held before it starts: with the first word that it says, its user
+/// may send it one, which is not to end this process instead.
+#[derive(Debug)]
+pub struct HeldSignals {
+    before: SigSet,
+}
+
+impl HeldSignals {
+    /// Holds them from now on. Programs started meanwhile hold none.
+    ///
+    /// # Errors
+    /// None known.
+    pub fn hold() -> Result<Self> {
+        let mut set = SigSet::empty();
+        for number in FORWARDED.into_iter().chain([libc::SIGWINCH]) {
+            set.add(number.try_into().context("signal")?);
+        }
+        let mut before = SigSet::empty();
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut before)).context("signals")?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for HeldSignals {
+    fn drop(&mut self) {
+        // A mask that was in force is a valid one.
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.before), None);
+    }
+}
+
 /// Waits for the end of a process; the empty exec id is the container's init.
 /// One that nobody hears of any more has been lost with its VM.
 ///
 /// # Errors
 /// When its end cannot be watched.
-pub async fn wait(launched: &Launched, exec: &str) -> Result<u8> {
+pub async fn wait(launched: &Launched, exec: &str, held: HeldSignals) -> Result<u8> {
     let ended = match &launched.ending {
         Ending::StandIn(child) => child.pidfd().try_clone_to_owned(),
         Ending::Told(socket) => socket.as_fd().try_clone_to_owned(),
@@ -44,6 +76,7 @@ pub async fn wait(launched: &Launched, exec: &str) -> Result<u8> {
     }
     let resized = signal(SignalKind::window_change()).context("signal handler")?;
     tokio::spawn(pass(resized, libc::SIGWINCH, sender));
+    drop(held);
     follow_size(launched.terminal.as_ref(), &monitor, exec).await;
     loop {
         tokio::select! {
@@ -78,5 +111,22 @@ async fn follow_size(terminal: Option<&OwnTerminal>, monitor: &Monitor, exec: &s
     };
     if let Err(error) = monitor.resize(exec, columns.into(), rows.into()).await {
         tracing::debug!("{}", log::one_line(&error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{Signal, raise};
+
+    use super::*;
+
+    #[test]
+    fn what_comes_before_the_handlers_waits_for_them() {
+        let blocked = || SigSet::thread_get_mask().unwrap();
+        let held = HeldSignals::hold().unwrap();
+        raise(Signal::SIGTERM).unwrap();
+        assert_eq!(blocked().wait().unwrap(), Signal::SIGTERM);
+        drop(held);
+        assert!(!blocked().contains(Signal::SIGTERM));
     }
 }

@@ -12,7 +12,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use casemate_e2e::expect::contains;
+use casemate_e2e::expect::{contains, counted};
 use casemate_e2e::wait::until_true;
 use casemate_e2e::{BUSYBOX, DEBIAN, Exit, Host, Podman, Scenario, Size, Typist, scenarios};
 use nix::sys::signal::Signal;
@@ -241,28 +241,12 @@ fn end_of_input(host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// The lines `1` to `20000`, as they come from a terminal.
-fn counted(bytes: &[u8]) -> Result<()> {
-    let text = String::from_utf8_lossy(bytes);
-    let mut expected = 1..=20_000;
-    for line in text.split_terminator("\r\n") {
-        let number = expected.next();
-        ensure!(
-            number.is_some_and(|number| line == number.to_string()),
-            "{line:?} came instead of {number:?}"
-        );
-    }
-    let lost = expected.next();
-    ensure!(lost.is_none(), "{lost:?} and what follows is lost");
-    Ok(())
-}
-
 /// What a program writes just before its end is all shown.
 fn last_words(host: &Host) -> Result<()> {
     let podman = Podman::new(host)?;
     for _ in 0..5 {
         let run = podman.run(["--rm", "-t", BUSYBOX, "seq", "1", "20000"])?;
-        counted(&run.on_terminal(WINDOW)?.finish()?.ok()?.stdout)?;
+        counted(&run.on_terminal(WINDOW)?.finish()?.ok()?.stdout, true)?;
     }
     Ok(())
 }

@@ -58,3 +58,30 @@ pub fn field<'t>(text: &'t str, key: &str) -> Result<&'t str> {
         .map(str::trim)
         .with_context(|| format!("no line starts with {key:?} in:\n{text}"))
 }
+
+/// Demands the lines `1` to `20000` of `seq 1 20000` on a terminal; without `whole` the
+/// end of them may be missing.
+///
+/// # Errors
+/// The first line that is another one, or that is missing.
+pub fn counted(bytes: &[u8], whole: bool) -> Result<()> {
+    let text = String::from_utf8_lossy(bytes);
+    let text = match (whole, text.rfind('\n')) {
+        (false, Some(end)) => &text[..end],
+        _ => &text,
+    };
+    let mut numbers = 1..=20_000;
+    for line in text.lines() {
+        let (line, number) = (line.trim_end_matches('\r'), numbers.next());
+        ensure!(
+            number.is_some_and(|number| line == number.to_string()),
+            "{line:?} came instead of {number:?}"
+        );
+    }
+    let lost = numbers.next();
+    ensure!(
+        lost.is_none() || (!whole && lost > Some(1)),
+        "{lost:?} and what follows is lost"
+    );
+    Ok(())
+}

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     arguments::{Exec, Global},
     client::{Place, block_on},
-    foreground,
+    foreground::{self, HeldSignals},
     launch::{self, Addition},
     log,
 };
@@ -53,6 +53,7 @@ fn exec(global: &Global, arguments: &Exec) -> Result<u8> {
         "cannot use console socket if casemate will not detach or allocate tty"
     );
     let exec = fresh_id()?;
+    let held = (!arguments.detach).then(HeldSignals::hold).transpose()?;
     let launched = launch::add(Addition {
         place: &place,
         init_pid: state.pid,
@@ -64,10 +65,10 @@ fn exec(global: &Global, arguments: &Exec) -> Result<u8> {
         pid_file: arguments.pid_file.as_deref(),
         foreground: !arguments.detach,
     })?;
-    if arguments.detach {
-        return Ok(0);
+    match held {
+        Some(held) => block_on(foreground::wait(&launched, &exec, held)),
+        None => Ok(0),
     }
-    block_on(foreground::wait(&launched, &exec))
 }
 
 fn refuse(arguments: &Exec, state: &State) -> Result<()> {

@@ -9,7 +9,7 @@ use super::delete;
 use crate::{
     arguments::{Global, Run},
     client::{INIT, Monitor, block_on},
-    foreground,
+    foreground::{self, HeldSignals},
     launch::{Launched, launch},
     log,
 };
@@ -18,15 +18,16 @@ use crate::{
 /// Why the container did not run.
 pub fn run(global: &Global, arguments: &Run) -> Result<ExitCode> {
     let launched = launch(global, &arguments.create, !arguments.detach)?;
+    let held = (!arguments.detach).then(HeldSignals::hold).transpose()?;
     let started = block_on(async { Monitor::connect(&launched.place)?.start(INIT).await });
     if let Err(error) = started {
         remove(&launched);
         return Err(error);
     }
-    if arguments.detach {
+    let Some(held) = held else {
         return Ok(ExitCode::SUCCESS);
-    }
-    let status = block_on(foreground::wait(&launched, INIT))?;
+    };
+    let status = block_on(foreground::wait(&launched, INIT, held))?;
     if !arguments.keep {
         remove(&launched);
     }

@@ -1,11 +1,11 @@
 //! `exec -it`: more terminals in a running container.
 
 use anyhow::{Result, ensure};
-use casemate_e2e::expect::contains;
+use casemate_e2e::expect::{contains, counted};
 use casemate_e2e::{BUSYBOX, Host, Podman, Scenario, Size, scenarios};
 
 use super::{
-    CTRL_C, CTRL_Z, SOON, WIDER, WINDOW, ask, comes_to_answer, counted, exec_shell, foreground,
+    CTRL_C, CTRL_Z, SOON, WIDER, WINDOW, ask, comes_to_answer, exec_shell, foreground,
     kill_the_job, remove, repeated, signalled,
 };
 
@@ -67,7 +67,7 @@ fn last_words_of_added_ones(host: &Host) -> Result<()> {
     let id = podman.run_detached([BUSYBOX, "sleep", "1000"])?;
     for _ in 0..20 {
         let exec = podman.command(["exec", "-t", &id, "seq", "1", "20000"])?;
-        counted(&exec.on_terminal(WINDOW)?.finish()?.ok()?.stdout)?;
+        counted(&exec.on_terminal(WINDOW)?.finish()?.ok()?.stdout, true)?;
     }
     remove(&podman, &id)
 }

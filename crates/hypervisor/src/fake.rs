@@ -140,6 +140,7 @@ impl Hypervisor for Fake {
     }
 
     async fn boot(&self, spec: BootSpec) -> Result<Box<dyn Vm>, Error> {
+        spec.check_boot()?;
         self.start(spec)
     }
 

@@ -2,7 +2,7 @@
 
 use std::{os::fd::OwnedFd, path::PathBuf};
 
-use crate::Parameter;
+use crate::{Error, Parameter};
 
 /// A machine to be started.
 #[derive(Debug)]
@@ -22,10 +22,11 @@ pub struct BootSpec {
     /// Whether the machine can be saved as a template, or is restored from one.
     /// Its file share and its sockets then share a slot of their own, beside
     /// `hotplug_slots`, and can be taken out ([`crate::DeviceId::FILE_SHARE`],
-    /// [`crate::DeviceId::VSOCK`]); it can grow up to
+    /// [`crate::DeviceId::VSOCK`]), both at once; it can grow up to
     /// [`crate::Capabilities::grown`] later. It takes longer to boot.
     pub template: bool,
-    /// Files shared with the guest.
+    /// Files shared with the guest. A machine that is to be saved boots without:
+    /// they are plugged into its clones.
     pub file_share: Option<FileShare>,
     /// Sockets between host and guest.
     pub vsock: Option<Vsock>,
@@ -35,6 +36,18 @@ pub struct BootSpec {
     pub netns: Option<OwnedFd>,
     /// Whom the program runs as.
     pub identity: Identity,
+}
+
+impl BootSpec {
+    /// Whether a machine can boot so.
+    pub(crate) fn check_boot(&self) -> Result<(), Error> {
+        match self.template && self.file_share.is_some() {
+            true => Err(Error::Device {
+                problem: "a machine that is to be saved boots without shared files",
+            }),
+            false => Ok(()),
+        }
+    }
 }
 
 /// A virtio-fs device whose back end is another process.

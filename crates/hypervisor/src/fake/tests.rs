@@ -116,6 +116,22 @@ async fn a_machine_is_saved_without_devices_only() {
 }
 
 #[tokio::test]
+async fn a_machine_that_is_to_be_saved_boots_without_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut spec = spec(directory.path());
+    spec.file_share = Some(crate::FileShare {
+        tag: "files".to_owned(),
+        socket: socket.into(),
+    });
+    let refused = Fake::new().boot(spec).await.map(drop).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "device: a machine that is to be saved boots without shared files"
+    );
+}
+
+#[tokio::test]
 async fn broken_files_start_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let fake = Fake::new();

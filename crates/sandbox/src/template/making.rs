@@ -8,7 +8,7 @@ use std::{
 };
 
 use casemate_config::Config;
-use casemate_hypervisor::{DeviceId, Error as VmError, Hypervisor, TemplateFiles, Vm};
+use casemate_hypervisor::{DeviceId, Error as VmError, Hypervisor, TemplateFiles};
 use casemate_protocol::agent as message;
 use tokio::time::timeout;
 
@@ -148,7 +148,8 @@ async fn save(
 ) -> Result<(), Error> {
     let share = Share::open(directory).map_err(machine::Error::from)?;
     let sockets = Sockets::make(directory)?;
-    let (back_ends, file_share, vsock) = sockets.back_ends()?;
+    // It boots without files, whose back end waits for the end of this one.
+    let (back_ends, _files, vsock) = sockets.back_ends()?;
     let served = sockets.serve(
         &back_ends,
         &Devices {
@@ -160,7 +161,6 @@ async fn save(
     let devices = served.map_err(machine::Error::from)?;
     let mut spec = boot_spec(config, size_of(&config.machine), true, directory)
         .map_err(machine::Error::from)?;
-    spec.file_share = Some(file_share);
     spec.vsock = Some(vsock);
     let vm = hypervisor.boot(spec).await?;
     tokio::select! {
@@ -168,7 +168,7 @@ async fn save(
         end = machine::end_of(vm.as_ref(), &devices) => return Err(machine::Error::Ended(end).into()),
         ready = make_ready(config, &sockets) => ready?,
     }
-    take_out(vm.as_ref()).await?;
+    vm.unplug(&DeviceId::VSOCK).await?;
     Ok(vm.snapshot(files).await?)
 }
 
@@ -181,13 +181,6 @@ async fn make_ready(config: &Config, sockets: &Sockets) -> Result<(), Error> {
     let limit = Duration::from_secs(config.agent.timeout_s.into());
     let (agent, _) = Agent::greet(connection, limit).await?;
     agent.become_template(&message::Empty::default()).await?;
-    Ok(())
-}
-
-async fn take_out(vm: &dyn Vm) -> Result<(), Error> {
-    for device in [DeviceId::VSOCK, DeviceId::FILE_SHARE] {
-        vm.unplug(&device).await?;
-    }
     Ok(())
 }
 

@@ -302,7 +302,7 @@ fn may_be_the_template_s(error: &Error) -> bool {
         Error::Hypervisor(VmError::Ended(exit)) => !End::from(exit.clone()).killed,
         Error::Hypervisor(error) => !matches!(error, VmError::File { .. }),
         Error::Ended(end) => !end.killed,
-        Error::Agent(_) | Error::Silent(_) => true,
+        Error::Agent(_) | Error::SilentClone(_) => true,
         _ => false,
     }
 }

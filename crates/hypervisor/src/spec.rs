@@ -2,7 +2,7 @@
 
 use std::{os::fd::OwnedFd, path::PathBuf};
 
-use crate::{Error, Parameter};
+use crate::{Error, Parameter, Size};
 
 /// A machine to be started.
 #[derive(Debug)]
@@ -23,8 +23,11 @@ pub struct BootSpec {
     /// Its file share and its sockets then share a slot of their own, beside
     /// `hotplug_slots`, and can be taken out ([`crate::DeviceId::FILE_SHARE`],
     /// [`crate::DeviceId::VSOCK`]), both at once; it can grow up to
-    /// [`crate::Capabilities::grown`] later. It takes longer to boot.
+    /// [`crate::Capabilities::grown`] when it is restored. It takes longer to boot.
     pub template: bool,
+    /// How large a machine that is restored becomes, before its guest goes on; it stays
+    /// as it was saved without.
+    pub grown: Option<Size>,
     /// Files shared with the guest. A machine that is to be saved boots without:
     /// they are plugged into its clones.
     pub file_share: Option<FileShare>,
@@ -41,12 +44,12 @@ pub struct BootSpec {
 impl BootSpec {
     /// Whether a machine can boot so.
     pub(crate) fn check_boot(&self) -> Result<(), Error> {
-        match self.template && self.file_share.is_some() {
-            true => Err(Error::Device {
-                problem: "a machine that is to be saved boots without shared files",
-            }),
-            false => Ok(()),
-        }
+        let problem = match (self.template && self.file_share.is_some(), self.grown) {
+            (true, _) => "a machine that is to be saved boots without shared files",
+            (_, Some(_)) => "a machine that boots does not grow",
+            (false, None) => return Ok(()),
+        };
+        Err(Error::Device { problem })
     }
 }
 

@@ -29,6 +29,7 @@ impl Qemu {
         check_memory(&template.memory, &spec)?;
         let share = spec.file_share.take().map(Device::FileShare);
         let vsock = spec.vsock.take().map(Device::Vsock);
+        let size = spec.grown.take();
         let mut start = self.prepare(spec, true)?;
         // This machine is not saved again, and its memory goes with it.
         let memory = start.memory.take();
@@ -53,6 +54,11 @@ impl Qemu {
         let begin = now_ns();
         machine.receive(state).await?;
         steps.push(Step::until_now("restore", begin));
+        if let Some(size) = size.filter(|size| *size != machine.size()) {
+            let begin = now_ns();
+            machine.grow(size).await?;
+            steps.push(Step::until_now("plug processors and memory", begin));
+        }
         let begin = now_ns();
         for device in [share, vsock].into_iter().flatten() {
             machine.plug(device).await?;

@@ -36,6 +36,7 @@ pub(crate) fn boot_spec(
         memory_mib: size.memory_mib,
         hotplug_slots: config.machine.hotplug_slots,
         template,
+        grown: None,
         file_share: None,
         vsock: None,
         console: ConsoleLog {

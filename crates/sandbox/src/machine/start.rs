@@ -134,7 +134,9 @@ impl Prepared {
     ) -> Result<Running, Error> {
         let (back_ends, file_share, vsock) = self.sockets.back_ends()?;
         let begins_as = self.begins_as(found.as_ref());
+        let size = size_of(&self.options.config.machine);
         let spec = BootSpec {
+            grown: found.is_some().then_some(size),
             file_share: Some(file_share),
             vsock: Some(vsock),
             ..boot_spec(
@@ -192,13 +194,8 @@ impl Prepared {
         self.group
             .iter()
             .try_for_each(|group| group.add(vm.pid()))?;
-        let grow = self.grow(vm.as_ref(), begins_as, cloned);
         let machine = (vm.as_ref(), &devices);
-        let prepare = greet(&self.options, &self.sockets, machine, cloned, timeline);
-        let (grown, agent) = tokio::try_join!(grow, prepare)?;
-        if let Some((begin, end)) = grown {
-            timeline.add("vmm", "plug processors and memory", begin, end);
-        }
+        let agent = greet(&self.options, &self.sockets, machine, cloned, timeline).await?;
         Ok(Running { vm, devices, agent })
     }
 
@@ -248,23 +245,6 @@ impl Prepared {
             self.group = Some(Cgroup::make(path, pid, &mut self.ledger)?);
         }
         Ok(())
-    }
-
-    /// Plugs what the sandbox has and the template has not, and says from when to
-    /// when.
-    async fn grow(
-        &self,
-        vm: &dyn Vm,
-        from: Size,
-        cloned: bool,
-    ) -> Result<Option<(u64, u64)>, Error> {
-        let to = size_of(&self.options.config.machine);
-        if !cloned || from == to {
-            return Ok(None);
-        }
-        let begin = now_ns();
-        vm.resize(to.vcpus, to.memory_mib).await?;
-        Ok(Some((begin, now_ns())))
     }
 
     /// Has the template made that was missing, unless that has failed lately.

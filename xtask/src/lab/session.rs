@@ -32,6 +32,8 @@ pub(super) struct Lab {
     settings: Settings,
     image: Image,
     machine: Option<Child>,
+    /// QEMU's own, of an attached machine.
+    monitor: Option<UnixStream>,
     channel: Channel,
     boots: u32,
     /// Held, so that two labs do not write the same files.
@@ -52,13 +54,13 @@ impl Lab {
             "a lab is up already\nhint: cargo xtask lab down"
         );
         let image = Image::obtain()?;
-        payload::build(&folder, &folder.join("payload.ext4"))?;
         let key = image.key();
         let mut lab = Lab {
             folder,
             settings: settings.clone(),
             image,
             machine: None,
+            monitor: None,
             channel: Channel { port: 0, key },
             boots: 0,
             _only: only,
@@ -91,7 +93,7 @@ impl Lab {
     /// Boots a host that hangs once more; what its console and its processors had to say is kept.
     pub(super) fn boot_again(&mut self) -> Result<()> {
         let kept = format!("console-hung-{}.log", self.boots);
-        let state = self.monitor("info status\ninfo registers -a\n");
+        let state = self.ask_monitor("info status\ninfo registers -a\n");
         self.end();
         let console = self.folder.join("console.log");
         let mut text = fs::read(&console).unwrap_or_default();
@@ -107,7 +109,8 @@ impl Lab {
         let begin = Instant::now();
         self.boots += 1;
         self.channel.port = channel::free_port()?;
-        let payload = self.folder.join("payload.ext4");
+        let payload = self.folder.join(PAYLOAD);
+        payload::build(&self.folder, &payload)?;
         let files = Files {
             folder: &self.folder,
             image: &self.image,
@@ -123,6 +126,12 @@ impl Lab {
             End::Code(0) => {}
             other => bail!("the lab cannot take what is tested: {other:?}"),
         }
+        if life == Life::Attached {
+            let monitor = self.folder.join(MONITOR);
+            self.monitor = Some(UnixStream::connect(monitor).context("QEMU's monitor")?);
+        }
+        // QEMU has them open: however this process ends, no name of them stays.
+        clear(&self.folder, &OF_A_BOOT);
         println!("lab: booted in {:.0} s", begin.elapsed().as_secs_f64());
         Ok(())
     }
@@ -160,10 +169,10 @@ impl Lab {
         format!("{log}\n{}", tail(&self.folder.join("console.log"), 20))
     }
 
-    /// What QEMU's monitor answers within a second; nothing where it does not.
-    fn monitor(&self, commands: &str) -> Vec<u8> {
+    /// What QEMU's monitor answers until it has been silent for a second.
+    fn ask_monitor(&mut self, commands: &str) -> Vec<u8> {
         let mut answer = Vec::new();
-        if let Ok(mut monitor) = UnixStream::connect(self.folder.join("monitor.sock")) {
+        if let Some(mut monitor) = self.monitor.take() {
             let limit = Some(Duration::from_secs(1));
             let asked = monitor
                 .set_read_timeout(limit)
@@ -181,17 +190,15 @@ impl Lab {
             // It may have ended by itself.
             let _ = machine.kill();
             let _ = machine.wait();
-            clear(&self.folder, &OF_A_MACHINE);
+            // The names that a boot which failed has left.
+            clear(&self.folder, &OF_A_BOOT);
         }
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if self.machine.is_some() {
-            self.end();
-            clear(&self.folder, &["payload.ext4"]);
-        }
+        self.end();
     }
 }
 
@@ -199,13 +206,16 @@ impl Drop for Lab {
 pub(super) fn down() -> Result<()> {
     let folder = folder();
     machine::end_detached(&folder.join("qemu.pid"))?;
-    clear(&folder, &OF_A_MACHINE);
-    clear(&folder, &["payload.ext4"]);
+    clear(&folder, &OF_A_BOOT);
+    clear(&folder, &["qemu.pid", "port"]);
     Ok(())
 }
 
-/// What a machine has in the folder beside its logs.
-const OF_A_MACHINE: [&str; 4] = ["qemu.pid", "port", "monitor.sock", "nvme.raw"];
+const PAYLOAD: &str = "payload.ext4";
+const MONITOR: &str = "monitor.sock";
+
+/// What a machine needs under a name until it has booted.
+const OF_A_BOOT: [&str; 3] = [PAYLOAD, MONITOR, "nvme.raw"];
 
 fn clear(folder: &Path, names: &[&str]) {
     for name in names {

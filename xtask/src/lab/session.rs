@@ -21,6 +21,9 @@ const BOOT_LIMIT: Duration = Duration::from_secs(300);
 const ANSWER_LIMIT: Duration = Duration::from_secs(45);
 const MOUNT_LIMIT: Duration = Duration::from_secs(120);
 
+/// How long QEMU's monitor may need for an answer while its processors are busy.
+const MONITOR_SILENCE: Duration = Duration::from_secs(10);
+
 /// Where labs have their files; one lab at a time.
 pub(super) fn folder() -> PathBuf {
     workspace::build("lab")
@@ -92,16 +95,23 @@ impl Lab {
 
     /// Boots a host that hangs once more; what its console and its processors had to say is kept.
     pub(super) fn boot_again(&mut self) -> Result<()> {
-        let kept = format!("console-hung-{}.log", self.boots);
+        let ended = match &mut self.machine {
+            Some(machine) => machine.try_wait()?,
+            None => None,
+        };
+        let what = match ended {
+            Some(status) => format!("the host has ended by itself ({status})"),
+            None => "the host hangs".to_owned(),
+        };
         let state = self.ask_monitor("info status\ninfo registers -a\n");
         self.end();
         let console = self.folder.join("console.log");
         let mut text = fs::read(&console).unwrap_or_default();
         text.extend(b"\n--- what QEMU says of the processors\n");
         text.extend(state);
-        let kept = self.folder.join(kept);
+        let kept = self.folder.join(format!("console-hung-{}.log", self.boots));
         fs::write(&kept, text).with_context(|| kept.display().to_string())?;
-        println!("lab: the host hangs; its console is in {}", kept.display());
+        println!("lab: {what}; its console is in {}", kept.display());
         self.start(Life::Attached)
     }
 
@@ -126,12 +136,13 @@ impl Lab {
             End::Code(0) => {}
             other => bail!("the lab cannot take what is tested: {other:?}"),
         }
+        // QEMU has them open: however this process ends, no name of them stays.
+        clear(&self.folder, &DISKS);
         if life == Life::Attached {
             let monitor = self.folder.join(MONITOR);
             self.monitor = Some(UnixStream::connect(monitor).context("QEMU's monitor")?);
+            clear(&self.folder, &[MONITOR]);
         }
-        // QEMU has them open: however this process ends, no name of them stays.
-        clear(&self.folder, &OF_A_BOOT);
         println!("lab: booted in {:.0} s", begin.elapsed().as_secs_f64());
         Ok(())
     }
@@ -169,11 +180,11 @@ impl Lab {
         format!("{log}\n{}", tail(&self.folder.join("console.log"), 20))
     }
 
-    /// What QEMU's monitor answers until it has been silent for a second.
+    /// What QEMU's monitor answers until it has been silent for some seconds.
     fn ask_monitor(&mut self, commands: &str) -> Vec<u8> {
         let mut answer = Vec::new();
         if let Some(mut monitor) = self.monitor.take() {
-            let limit = Some(Duration::from_secs(1));
+            let limit = Some(MONITOR_SILENCE);
             let asked = monitor
                 .set_read_timeout(limit)
                 .and_then(|()| monitor.write_all(commands.as_bytes()));
@@ -191,7 +202,8 @@ impl Lab {
             let _ = machine.kill();
             let _ = machine.wait();
             // The names that a boot which failed has left.
-            clear(&self.folder, &OF_A_BOOT);
+            clear(&self.folder, &DISKS);
+            clear(&self.folder, &[MONITOR]);
         }
     }
 }
@@ -206,16 +218,16 @@ impl Drop for Lab {
 pub(super) fn down() -> Result<()> {
     let folder = folder();
     machine::end_detached(&folder.join("qemu.pid"))?;
-    clear(&folder, &OF_A_BOOT);
-    clear(&folder, &["qemu.pid", "port"]);
+    clear(&folder, &DISKS);
+    clear(&folder, &["qemu.pid", "port", MONITOR]);
     Ok(())
 }
 
 const PAYLOAD: &str = "payload.ext4";
 const MONITOR: &str = "monitor.sock";
 
-/// What a machine needs under a name until it has booted.
-const OF_A_BOOT: [&str; 3] = [PAYLOAD, MONITOR, "nvme.raw"];
+/// Have a name until the host has booted.
+const DISKS: [&str; 2] = [PAYLOAD, "nvme.raw"];
 
 fn clear(folder: &Path, names: &[&str]) {
     for name in names {

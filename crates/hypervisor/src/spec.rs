@@ -1,6 +1,8 @@
 //! What a machine is made of when it starts.
 
-use std::{os::fd::OwnedFd, path::PathBuf};
+use std::{fs::File, os::fd::OwnedFd, path::PathBuf};
+
+use tokio::sync::oneshot;
 
 use crate::{Error, Parameter, Size};
 
@@ -28,6 +30,10 @@ pub struct BootSpec {
     /// How large a machine that is restored becomes, before its guest goes on; it stays
     /// as it was saved without.
     pub grown: Option<Size>,
+    /// Where the memory of a machine that is restored is counted, if not where the
+    /// caller's is: who fills it waits until the file comes, which is the
+    /// `cgroup.procs` of that cgroup, or nothing, when the sender goes.
+    pub counted: Option<oneshot::Receiver<File>>,
     /// Files shared with the guest. A machine that is to be saved boots without:
     /// they are plugged into its clones.
     pub file_share: Option<FileShare>,
@@ -44,12 +50,21 @@ pub struct BootSpec {
 impl BootSpec {
     /// Whether a machine can boot so.
     pub(crate) fn check_boot(&self) -> Result<(), Error> {
-        let problem = match (self.template && self.file_share.is_some(), self.grown) {
-            (true, _) => "a machine that is to be saved boots without shared files",
-            (_, Some(_)) => "a machine that boots does not grow",
-            (false, None) => return Ok(()),
-        };
-        Err(Error::Device { problem })
+        let refused = [
+            (
+                self.template && self.file_share.is_some(),
+                "a machine that is to be saved boots without shared files",
+            ),
+            (self.grown.is_some(), "a machine that boots does not grow"),
+            (
+                self.counted.is_some(),
+                "the memory of a machine that boots is its own",
+            ),
+        ];
+        match refused.into_iter().find(|(is, _)| *is) {
+            Some((_, problem)) => Err(Error::Device { problem }),
+            None => Ok(()),
+        }
     }
 }
 

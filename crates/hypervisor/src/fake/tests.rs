@@ -13,6 +13,7 @@ fn spec(directory: &Path) -> BootSpec {
         hotplug_slots: 1,
         template: true,
         grown: None,
+        counted: None,
         file_share: None,
         vsock: None,
         console: ConsoleLog {

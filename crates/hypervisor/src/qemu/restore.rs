@@ -30,13 +30,20 @@ impl Qemu {
         let share = spec.file_share.take().map(Device::FileShare);
         let vsock = spec.vsock.take().map(Device::Vsock);
         let size = spec.grown.take();
+        let counted = spec.counted.take();
         let mut start = self.prepare(spec, true)?;
         // This machine is not saved again, and its memory goes with it.
         let memory = start.memory.take();
         let begin = now_ns();
         let filled = async {
             let memory = memory.as_ref().ok_or(io::ErrorKind::NotFound);
-            let copying = Copying::start(&template.memory, memory?, Zeroes::Copied)?;
+            let group = match counted {
+                Some(counted) => counted.await.ok(),
+                None => None,
+            };
+            let begin = now_ns();
+            let copying =
+                Copying::start(&template.memory, memory?, Zeroes::Copied, group.as_ref())?;
             copying.finish().await?;
             Ok::<_, io::Error>(Step::until_now("copy memory", begin))
         };

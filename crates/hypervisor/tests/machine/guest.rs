@@ -109,6 +109,7 @@ impl Stage {
             hotplug_slots: 0,
             template: false,
             grown: None,
+            counted: None,
             file_share: None,
             vsock: None,
             console: ConsoleLog {

@@ -37,6 +37,7 @@ pub(crate) fn boot_spec(
         hotplug_slots: config.machine.hotplug_slots,
         template,
         grown: None,
+        counted: None,
         file_share: None,
         vsock: None,
         console: ConsoleLog {

@@ -1,10 +1,10 @@
 //! The phases: a clone of a template where there is one, a boot where there is
 //! none or the clone fails.
 
-use std::{future::ready, rc::Rc, sync::Arc};
+use std::{fs::File, future::ready, rc::Rc, sync::Arc};
 
 use casemate_hypervisor::{BootSpec, Error as VmError, Hypervisor, Size, Vm};
-use tokio::time::timeout;
+use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     Devices, End, Error, LAST_WORDS, Options, Ready, Sockets, boot_spec, guest::greet, guest_cid,
@@ -135,8 +135,10 @@ impl Prepared {
         let (back_ends, file_share, vsock) = self.sockets.back_ends()?;
         let begins_as = self.begins_as(found.as_ref());
         let size = size_of(&self.options.config.machine);
+        let (group_is_there, counted) = oneshot::channel();
         let spec = BootSpec {
             grown: found.is_some().then_some(size),
+            counted: found.is_some().then_some(counted),
             file_share: Some(file_share),
             vsock: Some(vsock),
             ..boot_spec(
@@ -166,6 +168,11 @@ impl Prepared {
             () = ready(()) => None,
         };
         let devices = self.devices(&back_ends, timeline)?;
+        match self.account() {
+            // Nobody waits where a machine boots.
+            Some(procs) => drop(group_is_there.send(procs)),
+            None => drop(group_is_there),
+        }
         let vm = match early {
             Some(vm) => vm,
             None => tokio::select! {
@@ -245,6 +252,12 @@ impl Prepared {
             self.group = Some(Cgroup::make(path, pid, &mut self.ledger)?);
         }
         Ok(())
+    }
+
+    /// Where a clone's memory is counted, as that of a machine that boots is.
+    fn account(&self) -> Option<File> {
+        let procs = self.group.as_ref()?.memory()?.join("cgroup.procs");
+        File::options().write(true).open(procs).ok()
     }
 
     /// Has the template made that was missing, unless that has failed lately.

@@ -78,7 +78,7 @@ impl Error {
     pub fn is_kill(&self) -> bool {
         match self {
             Self::Hypervisor(VmError::Ended(exit)) => End::from(exit.clone()).killed,
-            Self::Machine(error) | Self::Trial(error) => is_kill(error),
+            Self::Machine(error) => is_kill(error),
             _ => false,
         }
     }
@@ -165,7 +165,8 @@ async fn save_and_try(
         bench.save(hypervisor, &files).await?;
         match bench.try_clone(hypervisor, place.opened()?).await {
             Ok(trial) => return Ok(Saved { files, trial }),
-            Err(error) if again || is_kill(&error) => return Err(Error::Trial(error)),
+            Err(error) if is_kill(&error) => return Err(error.into()),
+            Err(error) if again => return Err(Error::Trial(error)),
             Err(error) => tracing::warn!("made anew, as no clone of it came up: {error}"),
         }
         place.discard()?;

@@ -233,6 +233,7 @@ impl Owner {
 
     pub(super) fn made(&mut self, key: Key, result: Result<Made, Error>) {
         let begin = now_ns();
+        self.end_turn();
         let made = match result {
             Ok(made) => made,
             Err(error) => {
@@ -300,6 +301,7 @@ impl Owner {
 
     /// A process could not be made: nothing of it stays.
     pub(super) fn creation_failed(&mut self, key: &Key, error: Error) {
+        self.end_turn();
         tracing::error!(process = %key, %error, "not created");
         if key.exec.is_some() {
             self.forget(key);

@@ -91,7 +91,6 @@ impl Prepared {
                 running
             }
         };
-        let turn = if std::env::var_os("TURN_A").is_some() { None } else { turn };
         Ok(Booted {
             prepared: self,
             running,

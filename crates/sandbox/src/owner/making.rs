@@ -165,6 +165,9 @@ impl Owner {
             guest.hook_state = state.with_status(Status::Created).to_oci_json();
         }
         self.creating.insert(key.clone(), reply);
+        if tasks::has_hooks(&container.host.hooks) {
+            self.end_turn();
+        }
         self.warn_of_shortage(&container);
         let taken = self.take_host_resources(&key, &container, &files);
         self.timeline.until_now("host", "cgroup and mounts", begin);

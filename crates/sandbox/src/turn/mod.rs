@@ -98,7 +98,10 @@ impl Turns {
 /// In a folder of somebody else's, a start could be made to wait for anything.
 fn no_one_else_writes(directory: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(directory)?;
-    match found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw() && found.mode() & 0o22 == 0 {
+    match found.is_dir()
+        && found.uid() == nix::unistd::geteuid().as_raw()
+        && found.mode() & 0o22 == 0
+    {
         true => Ok(()),
         false => Err(io::Error::other("others can write to it")),
     }
@@ -117,5 +120,5 @@ impl Turn {
     }
 }
 
-
-
+#[cfg(test)]
+mod tests;

@@ -30,6 +30,14 @@ keys! {
         /// have answered; later the start has failed.
         boot_timeout_s: u32 = 60, 1..=3600, Any;
 
+        /// How many virtual machines of this host may start at once for each
+        /// processor that they may use. Later ones wait for their turn, in about
+        /// the order in which they came, for at most 30 seconds; `0` lets all of
+        /// them start at once. A turn ends when the sandbox's first container is
+        /// made. With 1, a crowd of starts takes the least processor time; more
+        /// is for hosts where starts wait for disks.
+        starts_per_processor: u32 = 1, 0..=64;
+
         /// KiB of the guest's console output that are kept for each sandbox; older
         /// output makes room for newer.
         console_log_kib: u32 = 256, 4..=65536, Any;

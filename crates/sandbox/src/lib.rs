@@ -47,6 +47,7 @@ pub mod stdio;
 mod tasks;
 pub mod template;
 pub mod timeline;
+mod turn;
 
 pub use casemate_hypervisor::Size;
 pub use container::{ExitStatus, LOST};

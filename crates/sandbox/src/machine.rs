@@ -42,6 +42,7 @@ use crate::{
     pod_files::PodFiles,
     share::{self, Share},
     template::Templates,
+    turn::Turn,
 };
 pub(crate) use guest::called;
 pub use identity::Unconfirmed;
@@ -204,6 +205,8 @@ pub struct Ready {
     pub hybrid: PathBuf,
     /// The way to the task that keeps the network.
     pub(crate) network: network::Handle,
+    /// Its turn to start, until its first container is made.
+    pub(crate) turn: Option<Turn>,
     /// The sandbox's right to the network namespace.
     _claim: Option<Claim>,
 }

@@ -37,6 +37,7 @@ mod streams;
 mod suite;
 mod templates;
 mod terminal;
+mod turns;
 
 fn main() -> ExitCode {
     casemate_e2e::main(vec![
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         ("idle", idle::scenarios()),
         ("insight", insight::scenarios()),
         ("many", many::scenarios()),
+        ("turns", turns::scenarios()),
         ("network", network::scenarios()),
         ("applications", applications::scenarios()),
         ("soak", soak::scenarios()),

@@ -100,6 +100,8 @@ const KEPT: [&str; 8] = [
 const OF_CONTAINERS: [&str; 3] = ["/run/netns", "/run/runc", "/run/casemate/oci"];
 /// What casemate has found out about the machine, for the next start.
 const FACTS: &str = "/run/casemate/host.json";
+/// Whose turn it is to start.
+const TURNS: &str = "/run/casemate/turns";
 
 /// Files of containers below `/run`, which was empty at the beginning.
 fn files_of_runtimes() -> Vec<String> {
@@ -109,7 +111,7 @@ fn files_of_runtimes() -> Vec<String> {
         let path = line.strip_prefix("file ").unwrap_or(line);
         KEPT.contains(&path)
             || OF_CONTAINERS.contains(&path)
-            || [FACTS, templates::STORE].contains(&path)
+            || [FACTS, TURNS, templates::STORE].contains(&path)
     };
     found.retain(|line| !known(line));
     for folder in OF_CONTAINERS {

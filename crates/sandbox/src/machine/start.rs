@@ -18,8 +18,10 @@ use crate::{
     network::{self, Claim, Namespace},
     settings::size_of,
     share::Share,
+    size::HostSize,
     template::{Choice, Found, Key, Store, choose},
     timeline::{Timeline, now_ns},
+    turn::{Turn, Turns},
 };
 
 /// A sandbox without a machine.
@@ -38,6 +40,7 @@ pub struct Prepared {
 pub struct Booted {
     prepared: Prepared,
     running: Running,
+    turn: Option<Turn>,
 }
 
 /// A machine whose agent answers.
@@ -77,6 +80,8 @@ impl Prepared {
         hypervisor: &dyn Hypervisor,
         timeline: &mut Timeline,
     ) -> Result<Booted, Error> {
+        let turn = self.wait_for_turn(timeline).await;
+        // There may be a template by now that was missing before.
         let running = match self.choose(hypervisor, timeline) {
             Choice::Clone(found) => self.clone_or_boot(*found, hypervisor, timeline).await?,
             Choice::Boot => self.attempt(None, hypervisor, timeline).await?,
@@ -89,7 +94,18 @@ impl Prepared {
         Ok(Booted {
             prepared: self,
             running,
+            turn,
         })
+    }
+
+    /// Until as few machines of the host are starting as may at once.
+    async fn wait_for_turn(&self, timeline: &mut Timeline) -> Option<Turn> {
+        let per_processor = self.options.config.vmm.starts_per_processor;
+        let turns = Turns::of_host(HostSize::now().processors, per_processor)?;
+        let begin = now_ns();
+        let turn = turns.wait().await;
+        timeline.until_now("host", "wait for a turn", begin);
+        turn
     }
 
     fn choose(&self, hypervisor: &dyn Hypervisor, timeline: &mut Timeline) -> Choice {
@@ -309,6 +325,7 @@ impl Booted {
         let Self {
             prepared,
             running: Running { vm, devices, agent },
+            turn,
         } = self;
         let (namespace, claim) = prepared.namespace.unzip();
         let network = network::keep(network::Start {
@@ -328,6 +345,7 @@ impl Booted {
             agent,
             hybrid: prepared.sockets.hybrid(),
             network,
+            turn,
             _claim: claim,
         })
     }

@@ -13,15 +13,26 @@ use crate::{
 };
 
 impl Owner {
-    pub(super) fn machine_up(&mut self, ready: Ready, timeline: Timeline) {
+    pub(super) fn machine_up(&mut self, mut ready: Ready, timeline: Timeline) {
         tracing::info!(vmm = ready.vm.pid(), "machine is up");
         self.timeline.absorb(timeline);
         tasks::spawn_watch(&ready, self.events.clone());
+        if !matches!(&self.machine, Machine::Starting(waiting) if !waiting.is_empty()) {
+            // Nobody says when a container will come.
+            ready.turn = None;
+        }
         let before = std::mem::replace(&mut self.machine, Machine::Ready(Box::new(ready)));
         if let Machine::Starting(waiting) = before {
             for (create, bundle, attachment, reply) in waiting {
                 self.make(create, *bundle, attachment, reply);
             }
+        }
+    }
+
+    /// The first container is made, or could not be.
+    pub(super) fn end_turn(&mut self) {
+        if let Machine::Ready(ready) = &mut self.machine {
+            ready.turn = None;
         }
     }
 

@@ -165,6 +165,9 @@ impl Owner {
             guest.hook_state = state.with_status(Status::Created).to_oci_json();
         }
         self.creating.insert(key.clone(), reply);
+        if tasks::has_hooks(&container.host.hooks) {
+            self.end_turn();
+        }
         self.warn_of_shortage(&container);
         let taken = self.take_host_resources(&key, &container, &files);
         self.timeline.until_now("host", "cgroup and mounts", begin);
@@ -233,6 +236,7 @@ impl Owner {
 
     pub(super) fn made(&mut self, key: Key, result: Result<Made, Error>) {
         let begin = now_ns();
+        self.end_turn();
         let made = match result {
             Ok(made) => made,
             Err(error) => {
@@ -300,6 +304,7 @@ impl Owner {
 
     /// A process could not be made: nothing of it stays.
     pub(super) fn creation_failed(&mut self, key: &Key, error: Error) {
+        self.end_turn();
         tracing::error!(process = %key, %error, "not created");
         if key.exec.is_some() {
             self.forget(key);

@@ -93,7 +93,7 @@ async fn create(mut creation: Creation) -> Result<Made, Error> {
         hooks::run(list, hooks, &state, &creation.bundle).await?;
     }
     let mut timeline = creation.timeline;
-    if timeline_worthy(&creation.hooks) {
+    if has_hooks(&creation.hooks) {
         timeline.until_now("host", "hooks", begin);
     }
     // Hooks may have set it up.
@@ -154,7 +154,8 @@ fn deprecated_prestart(hooks: &Hooks) -> Option<&Vec<oci_spec::runtime::Hook>> {
     hooks.prestart().as_ref()
 }
 
-fn timeline_worthy(hooks: &Hooks) -> bool {
+/// Whether programs of the client run before the guest makes a container.
+pub(crate) fn has_hooks(hooks: &Hooks) -> bool {
     deprecated_prestart(hooks).is_some() || hooks.create_runtime().is_some()
 }
 

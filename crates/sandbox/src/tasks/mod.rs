@@ -18,7 +18,7 @@ pub(crate) use bundle::{ReadBundle, read_bundle};
 pub(crate) use life::{spawn_kill, spawn_memory_watch, spawn_stand_in_watch, spawn_wait};
 pub(crate) use machine::{spawn_boot, spawn_desertion, spawn_power_off, spawn_watch};
 pub(crate) use making::{
-    Creation, Made, hook_time, spawn_create, spawn_exec, spawn_poststart, spawn_start,
+    Creation, Made, has_hooks, hook_time, spawn_create, spawn_exec, spawn_poststart, spawn_start,
 };
 pub(crate) use removal::{Remains, spawn_removal};
 pub(crate) use requests::{

@@ -29,6 +29,7 @@ use std::{convert::Infallible, path::PathBuf, sync::Arc};
 
 use nix::sys::reboot::{RebootMode, reboot};
 
+mod ahead;
 mod arrival;
 mod boot;
 mod capacity;
@@ -122,10 +123,11 @@ async fn serve(transport: &Transport, mut timeline: Timeline) -> Result<()> {
     };
     loop {
         let dialled = call.doing(|| "connect to the host".into())?;
-        let device = transport.device()?;
-        if session::serve(dialled, transport, &sandbox, timeline).await? == End::Final {
+        let End::Template { device } =
+            session::serve(dialled, transport, &sandbox, timeline).await?
+        else {
             break;
-        }
+        };
         // What is saved waits here.
         timeline = Timeline::since(timeline::now());
         transport.arrived(device).await?;

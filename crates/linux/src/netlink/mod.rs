@@ -137,6 +137,22 @@ impl Changes {
         Ok(Self(fd))
     }
 
+    /// Takes what has come over a subscribed descriptor and shows it, message by
+    /// message and each as far as a kilobyte; says whether nothing was lost.
+    pub fn take(subscribed: &impl AsRawFd, mut show: impl FnMut(&[u8])) -> bool {
+        let mut buffer = [0; 1024];
+        let mut whole = true;
+        loop {
+            match recv(subscribed.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(count) => show(&buffer[..count]),
+                Err(nix::errno::Errno::EAGAIN) => return whole,
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(nix::errno::Errno::ENOBUFS) => whole = false,
+                Err(_) => return false,
+            }
+        }
+    }
+
     /// Takes what has come over a subscribed descriptor; says whether there was
     /// anything.
     pub fn drain(subscribed: &impl AsRawFd) -> bool {

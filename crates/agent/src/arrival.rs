@@ -1,10 +1,18 @@
 //! Waiting for devices, which are plugged and unplugged while the guest runs:
 //! the kernel tells that something has changed, and one looks again.
 
-use std::{fs, io, os::unix::fs::MetadataExt, path::Path, time::Duration};
+use std::{
+    fs, io,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    path::Path,
+    time::Duration,
+};
 
 use casemate_linux::{netlink::Changes, reactor::register_readable};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    io::unix::AsyncFd,
+    time::{Instant, timeout_at},
+};
 
 use crate::error::{Doing, Result};
 
@@ -42,11 +50,12 @@ pub(crate) async fn until_seen<T>(
 /// Waits for as long as it takes, and no timer runs, until a driver has got a device.
 /// That it has one already is only `look`'s to say: it is asked when nothing can be
 /// missed any more, and when something has been. A resumed VM waits here, and what it
-/// executes first its host may have to translate, so the kernel's word is enough.
+/// executes first its host may have to translate, so the kernel's word is enough, and
+/// to end the subscription, a millisecond, is left to the caller.
 pub(crate) async fn until_driven(
     driver: &str,
     mut look: impl FnMut() -> Result<bool>,
-) -> Result<()> {
+) -> Result<Subscription> {
     let what = || "watch for devices".into();
     let news = Changes::of_devices().doing(what)?;
     let news = register_readable(news.into()).doing(what)?;
@@ -60,12 +69,16 @@ pub(crate) async fn until_driven(
             });
             ready.clear_ready();
             if driven {
-                return Ok(());
+                return Ok(Subscription(news));
             }
         }
     }
-    Ok(())
+    Ok(Subscription(news))
 }
+
+/// What was needed to hear of devices. As long as it is kept, nobody listens.
+#[derive(Debug)]
+pub(crate) struct Subscription(#[expect(dead_code, reason = "kept")] AsyncFd<OwnedFd>);
 
 /// Whether an event is that of a device that this driver has got: a headline, then
 /// `NAME=value`s, each behind a zero (lib/kobject_uevent.c).

@@ -115,7 +115,7 @@ async fn serve(transport: &Transport, mut timeline: Timeline) -> Result<()> {
     let mut call = match dialled {
         // The device is yet to be plugged.
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {
-            transport.arrived(None).await?;
+            sandbox.put_off(transport.arrived(None).await?);
             timeline.mark("device");
             transport.dial()
         }
@@ -130,8 +130,9 @@ async fn serve(transport: &Transport, mut timeline: Timeline) -> Result<()> {
         };
         // What is saved waits here.
         timeline = Timeline::since(timeline::now());
-        transport.arrived(device).await?;
+        let subscription = transport.arrived(device).await?;
         timeline.mark("resume");
+        sandbox.put_off(subscription);
         call = transport.dial();
     }
     sandbox.end().await;

@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 
 use crate::{
     ahead::Ahead,
+    arrival::Subscription,
     capacity::Capacity,
     cgroup::Spare,
     child::{namespaces::Plan, sysctl},
@@ -64,6 +65,8 @@ pub(crate) struct Sandbox {
 struct State {
     prepared: bool,
     ahead: Ahead,
+    /// Let go when the host has been answered.
+    subscription: Option<Subscription>,
     ending: bool,
     /// What [`Sandbox::complete`] has done since a start last asked.
     completed: Vec<Span>,
@@ -98,6 +101,11 @@ impl Sandbox {
         }
         state.ahead.get()?;
         self.transport.device()
+    }
+
+    /// Keeps what nobody needs any more until there is time to let it go.
+    pub(crate) fn put_off(&self, subscription: Option<Subscription>) {
+        self.state().subscription = subscription;
     }
 
     /// Makes this VM the one of a sandbox.
@@ -215,6 +223,7 @@ impl Sandbox {
     /// Completes a container while the host is on its way to start it.
     async fn complete_soon(self: Arc<Self>, container: Arc<Container>) {
         tokio::time::sleep(ANSWER_TIME).await;
+        self.put_off(None);
         if let Err(error) = self.complete(&container) {
             // Whoever starts it will be told.
             say(format_args!("container {}: {error}", container.id));

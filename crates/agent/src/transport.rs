@@ -25,7 +25,7 @@ use nix::{
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
 
 use crate::{
-    arrival::{driven, until_driven},
+    arrival::{Subscription, driven, until_driven},
     error::{Doing, Result},
 };
 
@@ -77,12 +77,14 @@ impl Transport {
     /// not `last`. That it was gone in between may never have been seen: a VM that
     /// is saved stops without a word. Unix sockets are always there; those of a
     /// template's clone are others.
-    pub(crate) async fn arrived(&self, last: Option<u64>) -> Result<()> {
-        if matches!(self, Self::Vsock) {
-            let look = || Ok(self.device()? != last && self.cid()?.is_some());
-            until_driven(DRIVER, look).await?;
+    pub(crate) async fn arrived(&self, last: Option<u64>) -> Result<Option<Subscription>> {
+        match self {
+            Self::Vsock => {
+                let look = || Ok(self.device()? != last && self.cid()?.is_some());
+                until_driven(DRIVER, look).await.map(Some)
+            }
+            Self::Unix(_) => Ok(None),
         }
-        Ok(())
     }
 
     /// Begins to connect to the host; see [`Dialled::answered`].

@@ -1,8 +1,13 @@
 //! What makes a VM the one of a sandbox, and how one becomes a template.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use casemate_protocol::agent::{Empty, HelloRequest, Identity, Mount, PrepareSandboxRequest};
+use casemate_protocol::agent::{
+    DeviceRule, Empty, HelloRequest, Identity, Mount, PrepareSandboxRequest, namespace::Kind,
+};
 use ttrpc::Code;
 
 use crate::guest::{Guest, limit, status};
@@ -110,6 +115,86 @@ async fn a_template_calls_again_and_is_prepared_then() {
     assert_eq!(status(error.unwrap_err()).0, Code::FAILED_PRECONDITION);
     // Streams arrive at the listener of this connection.
     assert_eq!(guest.run(guest.spec("echo it works")).await.1, "it works\n");
+}
+
+#[tokio::test]
+async fn a_template_has_a_cgroup_for_one_container() {
+    let Some(mut guest) = Guest::boot().await else {
+        return;
+    };
+    guest.hello().await;
+    guest
+        .agent
+        .become_template(limit(), &Empty::new())
+        .await
+        .unwrap();
+    guest.called_again().await;
+    guest.hello().await;
+    prepare(&guest, &request()).await.unwrap();
+    let spare = guest.cgroup().join(".spare");
+    let limited = |script: &str, path: &str| {
+        let mut spec = guest.spec(script);
+        let cgroup = spec.cgroup.mut_or_insert_default();
+        cgroup.path = path.into();
+        cgroup.device_rules = asked_for();
+        cgroup
+            .settings
+            .insert("cgroup.max.depth".into(), "7".into());
+        spec
+    };
+    // It is not for whom it does not fit,
+    let mut privileged = limited("true", "pod/one");
+    privileged.cgroup.as_mut().unwrap().device_rules.clear();
+    let mut seen = limited("true", "pod/two");
+    seen.namespaces
+        .retain(|namespace| namespace.kind != Kind::CGROUP.into());
+    for (id, spec) in [("one", privileged), ("two", seen)] {
+        guest.create(id, spec).await.unwrap();
+        assert_eq!(pids(&spare), 0);
+        assert_eq!(pids(&guest.cgroup().join("pod").join(id)), 1);
+    }
+    // but for the first that it fits, with its limits and rules and its end.
+    let script = "cat /proc/self/cgroup; mknod /dev/x c 1 11 && cat /dev/x || echo denied";
+    for (id, place) in [("three", ".spare"), ("four", "pod/four")] {
+        let spec = limited(script, &format!("pod/{id}"));
+        let place = guest.cgroup().join(place);
+        guest.create(id, spec).await.unwrap();
+        assert_eq!(pids(&place), 1, "{id}");
+        let most = std::fs::read_to_string(place.join("cgroup.max.depth")).unwrap();
+        assert_eq!(most, "7\n");
+    }
+    let error = guest.create("five", limited("true", ".spare")).await;
+    assert_eq!(status(error.unwrap_err()).0, Code::INVALID_ARGUMENT);
+    let (_, text, errors) = guest.run_created("three", "").await;
+    assert_eq!(text, "0::/\ndenied\n", "{errors}");
+    guest.remove("three").await.unwrap();
+    assert!(!spare.exists());
+}
+
+/// The device rules that the host asks for where a client adds none.
+fn asked_for() -> Vec<DeviceRule> {
+    let rule = |allow, kind: &str, major, minor, access: &str| DeviceRule {
+        allow,
+        kind: kind.into(),
+        major,
+        minor,
+        access: access.into(),
+        ..Default::default()
+    };
+    let open = |(major, minor)| rule(true, "c", Some(major), minor, "rwm");
+    let mut rules = vec![
+        rule(false, "a", None, None, "rwm"),
+        rule(true, "c", None, None, "m"),
+        rule(true, "b", None, None, "m"),
+    ];
+    rules.extend([3, 5, 7, 8, 9].map(|minor| open((1, Some(minor)))));
+    rules.extend([(5, Some(0)), (136, None), (5, Some(2))].map(open));
+    rules
+}
+
+fn pids(cgroup: &Path) -> usize {
+    let list = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap();
+    list.lines().count()
 }
 
 #[tokio::test]

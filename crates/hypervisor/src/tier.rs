@@ -22,7 +22,7 @@ use crate::processor::Processor;
 pub(crate) const KVM_DEVICE: &str = "/dev/kvm";
 
 /// How long the tiny guest may take; a sound host needs some milliseconds.
-const GUEST_LIMIT: Duration = Duration::from_secs(2);
+const GUEST_LIMIT: Duration = Duration::from_secs(5);
 
 /// What was found out about a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ impl Assessment {
     }
 }
 
-/// Looks at this host. Takes some milliseconds where KVM works, up to two
+/// Looks at this host. Takes some milliseconds where KVM works, up to five
 /// seconds where it hangs.
 ///
 /// # Errors

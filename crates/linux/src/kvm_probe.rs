@@ -119,14 +119,21 @@ fn probe() -> Result<(), Finding> {
     observe(&mut vcpu)
 }
 
-/// The guest leaves twice: when it has reached 64-bit mode, and after a loop
-/// that a processor runs in far less than the time allowed, but KVM's
-/// instruction interpreter does not.
+/// The guest leaves when it has reached 64-bit mode, and then after each round
+/// of a loop that a processor runs in far less than the time allowed, but KVM's
+/// instruction interpreter does not. One quick loop is enough: a host that is a
+/// guest itself may be charged for time in which others ran.
 fn observe(vcpu: &mut VcpuFd) -> Result<(), Finding> {
     expect_proof(vcpu, "on its way to 64-bit mode")?;
-    let start = thread_time();
-    expect_proof(vcpu, "in 64-bit mode")?;
-    let took = thread_time().saturating_sub(start);
+    let mut took = Duration::MAX;
+    for _ in 0..LOOPS {
+        let start = thread_time();
+        expect_proof(vcpu, "in 64-bit mode")?;
+        took = took.min(thread_time().saturating_sub(start));
+        if took <= LOOP_LIMIT {
+            break;
+        }
+    }
     if took > LOOP_LIMIT {
         let why = format!(
             "its instructions are interpreted, not run: {ROUNDS} rounds of a loop took {took:.0?}"
@@ -164,6 +171,7 @@ fn start_at_code(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
 const PORT: u16 = 0x10;
 const PROOF: u8 = 0x2a;
 const ROUNDS: u32 = 50_000;
+const LOOPS: u32 = 3;
 const LOOP_LIMIT: Duration = Duration::from_millis(20);
 const MEMORY: usize = 0x8000;
 const CODE: usize = 0x1000;
@@ -222,7 +230,7 @@ fn map_pages(content: &[u8]) -> nix::Result<NonNull<u8>> {
 // Runs at address CODE in real mode with every segment base 0. It enables PAE,
 // loads the page tables, sets EFER.LME, turns on paging and protection at once
 // and jumps into a 64-bit segment (Intel SDM volume 3, 10.8.5). There it writes
-// the proof, counts ROUNDS down and writes it again.
+// the proof, counts ROUNDS down and begins again.
 std::arch::global_asm!(
     ".pushsection .rodata",
     "casemate_probe_start:",
@@ -247,13 +255,13 @@ std::arch::global_asm!(
     "2:",
     "movabsq ${proof} << 32, %rax",
     "shrq $32, %rax",
+    "6:",
     "outb %al, ${port}",
     "movl ${rounds}, %ecx",
     "5:",
     "decl %ecx",
     "jnz 5b",
-    "outb %al, ${port}",
-    "hlt",
+    "jmp 6b",
     "3:",
     ".word 15",
     ".long {code} + 4f - casemate_probe_start",

@@ -289,7 +289,7 @@ fn update_from_a_file(host: &Host) -> Result<()> {
 
 /// A container that takes more than it may is killed, and it is said.
 fn out_of_memory(host: &Host) -> Result<()> {
-    let script = "sleep 2; head -c 100000000 /dev/zero | tail";
+    let script = "until test -e /dev/go; do sleep 0.1; done; head -c 100000000 /dev/zero | tail";
     let bundle =
         Bundle::new(host, &["sh", "-c", &format!("{script}; sleep 1000")])?.edit(|spec| {
             spec["linux"]["resources"]["memory"] =
@@ -299,9 +299,16 @@ fn out_of_memory(host: &Host) -> Result<()> {
     let events = host
         .oci(&["events", "--interval", "300ms", &container.id])
         .start()?;
-    until_true("the event", Duration::from_secs(60), || {
-        Ok(String::from_utf8_lossy(&events.written()).contains("\"type\":\"oom\""))
-    })?;
+    let comes = |kind: &str| {
+        let event = format!("\"type\":\"{kind}\"");
+        until_true(&event, Duration::from_secs(60), || {
+            Ok(String::from_utf8_lossy(&events.written()).contains(&event))
+        })
+    };
+    comes("stats")?;
+    let go = host.oci(&["exec", &container.id, "touch", "/dev/go"]);
+    go.run()?.ok()?;
+    comes("oom")?;
     container.delete_force()?;
     events.finish()?;
     Ok(())

@@ -136,7 +136,10 @@ fn while_creating(host: &Host, victim: Victim) -> Result<()> {
     }
     host.oci(&["delete", "--force", &id]).run()?.ok()?;
     host.oci(&["state", &id]).run()?.exits(1)?;
-    nobody_is_left()
+    // The kernel kills the monitor's children when `create` has killed the monitor, and a
+    // busy machine takes its time for that.
+    wait::until("the end of all", AT_ONCE, || Ok(nobody_is_left().ok()))
+        .or_else(|_| nobody_is_left())
 }
 
 /// Whatever `delete` could still do, the next one does the rest.

@@ -21,6 +21,9 @@ const BOOT_LIMIT: Duration = Duration::from_secs(300);
 const ANSWER_LIMIT: Duration = Duration::from_secs(45);
 const MOUNT_LIMIT: Duration = Duration::from_secs(120);
 
+/// How long QEMU's monitor may need for an answer while its processors are busy.
+const MONITOR_SILENCE: Duration = Duration::from_secs(10);
+
 /// Where labs have their files; one lab at a time.
 pub(super) fn folder() -> PathBuf {
     workspace::build("lab")
@@ -32,6 +35,8 @@ pub(super) struct Lab {
     settings: Settings,
     image: Image,
     machine: Option<Child>,
+    /// QEMU's own, of an attached machine.
+    monitor: Option<UnixStream>,
     channel: Channel,
     boots: u32,
     /// Held, so that two labs do not write the same files.
@@ -52,13 +57,13 @@ impl Lab {
             "a lab is up already\nhint: cargo xtask lab down"
         );
         let image = Image::obtain()?;
-        payload::build(&folder, &folder.join("payload.ext4"))?;
         let key = image.key();
         let mut lab = Lab {
             folder,
             settings: settings.clone(),
             image,
             machine: None,
+            monitor: None,
             channel: Channel { port: 0, key },
             boots: 0,
             _only: only,
@@ -90,16 +95,23 @@ impl Lab {
 
     /// Boots a host that hangs once more; what its console and its processors had to say is kept.
     pub(super) fn boot_again(&mut self) -> Result<()> {
-        let kept = format!("console-hung-{}.log", self.boots);
-        let state = self.monitor("info status\ninfo registers -a\n");
+        let ended = match &mut self.machine {
+            Some(machine) => machine.try_wait()?,
+            None => None,
+        };
+        let what = match ended {
+            Some(status) => format!("the host has ended by itself ({status})"),
+            None => "the host hangs".to_owned(),
+        };
+        let state = self.ask_monitor("info status\ninfo registers -a\n");
         self.end();
         let console = self.folder.join("console.log");
         let mut text = fs::read(&console).unwrap_or_default();
         text.extend(b"\n--- what QEMU says of the processors\n");
         text.extend(state);
-        let kept = self.folder.join(kept);
+        let kept = self.folder.join(format!("console-hung-{}.log", self.boots));
         fs::write(&kept, text).with_context(|| kept.display().to_string())?;
-        println!("lab: the host hangs; its console is in {}", kept.display());
+        println!("lab: {what}; its console is in {}", kept.display());
         self.start(Life::Attached)
     }
 
@@ -107,7 +119,8 @@ impl Lab {
         let begin = Instant::now();
         self.boots += 1;
         self.channel.port = channel::free_port()?;
-        let payload = self.folder.join("payload.ext4");
+        let payload = self.folder.join(PAYLOAD);
+        payload::build(&self.folder, &payload)?;
         let files = Files {
             folder: &self.folder,
             image: &self.image,
@@ -122,6 +135,13 @@ impl Lab {
         match self.channel.run(&payload::mount(), MOUNT_LIMIT)? {
             End::Code(0) => {}
             other => bail!("the lab cannot take what is tested: {other:?}"),
+        }
+        // QEMU has them open: however this process ends, no name of them stays.
+        clear(&self.folder, &DISKS);
+        if life == Life::Attached {
+            let monitor = self.folder.join(MONITOR);
+            self.monitor = Some(UnixStream::connect(monitor).context("QEMU's monitor")?);
+            clear(&self.folder, &[MONITOR]);
         }
         println!("lab: booted in {:.0} s", begin.elapsed().as_secs_f64());
         Ok(())
@@ -160,11 +180,11 @@ impl Lab {
         format!("{log}\n{}", tail(&self.folder.join("console.log"), 20))
     }
 
-    /// What QEMU's monitor answers within a second; nothing where it does not.
-    fn monitor(&self, commands: &str) -> Vec<u8> {
+    /// What QEMU's monitor answers until it has been silent for some seconds.
+    fn ask_monitor(&mut self, commands: &str) -> Vec<u8> {
         let mut answer = Vec::new();
-        if let Ok(mut monitor) = UnixStream::connect(self.folder.join("monitor.sock")) {
-            let limit = Some(Duration::from_secs(1));
+        if let Some(mut monitor) = self.monitor.take() {
+            let limit = Some(MONITOR_SILENCE);
             let asked = monitor
                 .set_read_timeout(limit)
                 .and_then(|()| monitor.write_all(commands.as_bytes()));
@@ -181,17 +201,16 @@ impl Lab {
             // It may have ended by itself.
             let _ = machine.kill();
             let _ = machine.wait();
-            clear(&self.folder, &OF_A_MACHINE);
+            // The names that a boot which failed has left.
+            clear(&self.folder, &DISKS);
+            clear(&self.folder, &[MONITOR]);
         }
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if self.machine.is_some() {
-            self.end();
-            clear(&self.folder, &["payload.ext4"]);
-        }
+        self.end();
     }
 }
 
@@ -199,13 +218,16 @@ impl Drop for Lab {
 pub(super) fn down() -> Result<()> {
     let folder = folder();
     machine::end_detached(&folder.join("qemu.pid"))?;
-    clear(&folder, &OF_A_MACHINE);
-    clear(&folder, &["payload.ext4"]);
+    clear(&folder, &DISKS);
+    clear(&folder, &["qemu.pid", "port", MONITOR]);
     Ok(())
 }
 
-/// What a machine has in the folder beside its logs.
-const OF_A_MACHINE: [&str; 4] = ["qemu.pid", "port", "monitor.sock", "nvme.raw"];
+const PAYLOAD: &str = "payload.ext4";
+const MONITOR: &str = "monitor.sock";
+
+/// Have a name until the host has booted.
+const DISKS: [&str; 2] = [PAYLOAD, "nvme.raw"];
 
 fn clear(folder: &Path, names: &[&str]) {
     for name in names {

@@ -155,6 +155,12 @@ impl Owner {
         if let Some(reply) = removal {
             return self.remove(key, exit, reply);
         }
+        if key.exec.is_none() && !self.directory(&key.container).exists() {
+            // Deleted between the death of its creator and its making: nobody will ask
+            // for it again, and the sandbox would wait for that.
+            let (ignored, _) = tokio::sync::oneshot::channel();
+            return self.remove(key, exit, ignored);
+        }
         if key.exec.is_none() {
             self.release_held(&key.container);
             return self.retire();

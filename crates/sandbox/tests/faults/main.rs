@@ -293,10 +293,23 @@ async fn two_lives(
     let root = house.folder.join("root");
     let first = create(handle, house, "web", stand_ins).await?;
     handle.start(first.clone()).await?;
-    fs::create_dir(root.join("side")).expect("directory");
-    layout::join_sandbox(&root.join("side"), sandbox).expect("link");
+    let joins = |name: &str| {
+        fs::create_dir(root.join(name)).expect("directory");
+        layout::join_sandbox(&root.join(name), sandbox).expect("link");
+    };
+    joins("side");
     let second = create(handle, house, "side", stand_ins).await?;
     handle.start(second.clone()).await?;
+    // Its creator was killed, and `delete --force` found nothing to ask for.
+    joins("lost");
+    let lost = create(handle, house, "lost", stand_ins).await?;
+    fs::remove_dir_all(root.join("lost")).expect("directory");
+    handle.signal(lost.clone(), 9, true).await?;
+    // It may have gone before it is asked about.
+    if let Ok(exit) = handle.wait(lost.clone()).await {
+        assert_eq!(exit.code, 137);
+    }
+    assert!(handle.state(lost).await.is_err(), "nobody will delete it");
     end(handle, first).await?;
     assert!(!root.join("web").exists() && root.join("side").exists());
     handle.stop(Stop::Without(Id::new("web")?)).await?;

@@ -15,7 +15,7 @@ use crate::{
 pub(crate) struct Ahead {
     /// The loopback interface is up.
     connected: bool,
-    /// A cgroup for the first container that it fits.
+    /// A cgroup for the first container that may have it.
     spare: Option<Spare>,
     zones: Option<Zones>,
 }
@@ -41,9 +41,9 @@ impl Ahead {
         Ok(true)
     }
 
-    /// The cgroup for a container, if this is one that it fits.
-    pub(crate) fn spare(&mut self, fits: impl FnOnce(&Spare) -> bool) -> Option<Spare> {
-        self.spare.take_if(|spare| fits(spare))
+    /// The cgroup for a container, if nobody has had it.
+    pub(crate) fn spare(&mut self) -> Option<Spare> {
+        self.spare.take()
     }
 
     /// How much memory there was.

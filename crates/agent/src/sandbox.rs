@@ -25,7 +25,6 @@ use crate::{
     ahead::Ahead,
     arrival::Subscription,
     capacity::Capacity,
-    cgroup::Spare,
     child::{namespaces::Plan, sysctl},
     console::say,
     container::{Container, Process, birth},
@@ -203,8 +202,11 @@ impl Sandbox {
         spec: &ContainerSpec,
         plan: Plan,
     ) -> Result<(Container, Vec<Span>)> {
-        let fits = |spare: &Spare| plan.makes_cgroup() && spare.fits(&spec.cgroup);
-        let spare = self.state().ahead.spare(fits);
+        // Nobody in it may see where it is, and who only waits needs none.
+        let spare = match plan.makes_cgroup() && !spec.pause {
+            true => self.state().ahead.spare(),
+            false => None,
+        };
         birth::create(id, spec, plan, spare, &self.reaper).await
     }
 

@@ -149,13 +149,14 @@ impl Cgroup {
         self.guarded
     }
 
-    /// Puts device rules in force.
-    pub(crate) fn guard(&self, rules: &[DeviceRule]) -> Result<()> {
+    /// Puts device rules in force, by the program that is returned.
+    pub(crate) fn guard(&self, rules: &[DeviceRule]) -> Result<OwnedFd> {
         let program = device_program::compile(rules);
         let program = bpf::load_device_program(&program)
             .doing(|| "load the device program of the cgroup".into())?;
         bpf::attach_device_program(program.as_fd(), self.directory())
-            .doing(|| "attach the device program to the cgroup".into())
+            .doing(|| "attach the device program to the cgroup".into())?;
+        Ok(program)
     }
 
     /// Where a process has to be born that is to be beside `init`: the cgroup

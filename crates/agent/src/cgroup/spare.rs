@@ -1,12 +1,13 @@
 //! A cgroup that waits for a container: made, with the controllers' machinery set
 //! up and the usual device rules in force, before anybody waits for it.
 
-use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
 
+use casemate_linux::bpf;
 use casemate_protocol::agent::{self, DeviceRule};
 
 use super::Cgroup;
-use crate::error::Result;
+use crate::error::{Doing, Result};
 
 /// Its path. No container can ask for it: see [`super::validate`].
 pub(super) const PATH: &str = ".spare";
@@ -16,6 +17,8 @@ pub(super) const PATH: &str = ".spare";
 pub(crate) struct Spare {
     cgroup: Cgroup,
     rules: Vec<DeviceRule>,
+    /// Has the rules in force.
+    program: OwnedFd,
 }
 
 impl Spare {
@@ -27,27 +30,35 @@ impl Spare {
             ..Default::default()
         };
         let mut cgroup = Cgroup::create(&plain)?;
-        cgroup.guard(&rules)?;
+        let program = cgroup.guard(&rules)?;
         cgroup.guarded = true;
-        Ok(Self { cgroup, rules })
+        Ok(Self {
+            cgroup,
+            rules,
+            program,
+        })
     }
 
-    /// Whether a container that wants such a cgroup can have this one, provided
-    /// that nobody in it sees its path.
-    pub(crate) fn fits(&self, wanted: &agent::Cgroup) -> bool {
-        self.rules == wanted.device_rules
-    }
-
-    /// Gives it to a container, with its settings. Nothing of it is left when that
+    /// Gives it to a container that wants such a cgroup, with its settings; rules
+    /// that it does not want are in force no more. Nothing of it is left when that
     /// fails.
-    pub(crate) async fn take(self, settings: &HashMap<String, String>) -> Result<Cgroup> {
-        match self.cgroup.set(settings) {
+    pub(crate) async fn take(mut self, wanted: &agent::Cgroup) -> Result<Cgroup> {
+        match self.adapt(wanted) {
             Ok(()) => Ok(self.cgroup),
             Err(error) => {
                 self.cgroup.remove().await?;
                 Err(error)
             }
         }
+    }
+
+    fn adapt(&mut self, wanted: &agent::Cgroup) -> Result<()> {
+        if self.rules != wanted.device_rules {
+            bpf::detach_device_program(self.program.as_fd(), self.cgroup.directory())
+                .doing(|| "detach the usual device program from the cgroup".into())?;
+            self.cgroup.guarded = false;
+        }
+        self.cgroup.set(&wanted.settings)
     }
 }
 

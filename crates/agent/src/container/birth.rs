@@ -49,7 +49,7 @@ pub(crate) async fn create(
 ) -> Result<(Container, Vec<Span>)> {
     let mut timeline = Timeline::since(now());
     let cgroup = match spare {
-        Some(spare) => spare.take(&spec.cgroup.settings).await?,
+        Some(spare) => spare.take(&spec.cgroup).await?,
         None => Cgroup::create(&spec.cgroup)?,
     };
     timeline.mark("cgroup");

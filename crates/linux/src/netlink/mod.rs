@@ -220,6 +220,7 @@ mod tests {
         }
         let (before, after, heard, refused) = within_new_network(|| {
             let changes = Changes::subscribe(RTMGRP_LINK).unwrap();
+            let shown = Changes::subscribe(RTMGRP_LINK).unwrap();
             let mut netlink = Netlink::open().unwrap();
             let before = names(&mut netlink);
             assert!(!Changes::drain(&changes.0));
@@ -232,6 +233,12 @@ mod tests {
                 });
             netlink.execute(bridge.clone()).unwrap();
             let refused = netlink.execute(bridge).unwrap_err();
+            let mut named = false;
+            let whole = Changes::take(&shown.0, |message| {
+                named |= message.windows(5).any(|part| part == b"test0");
+            });
+            assert!(named && whole);
+            assert!(Changes::take(&shown.0, |_| panic!("shown twice")));
             (
                 before,
                 names(&mut netlink),

@@ -70,9 +70,9 @@ pub(crate) enum Place {
 }
 
 impl DeviceId {
-    /// The shared files of a machine for templates, whether it was started with
-    /// them or they were plugged. The guest lets files and sockets go together:
-    /// what was not taken out then only waits for that.
+    /// The shared files of a machine for templates, which are plugged. The guest
+    /// lets files and sockets go together: what was not taken out then only waits
+    /// for that.
     pub const FILE_SHARE: Self = Self(Place::FileShare);
     /// Its sockets.
     pub const VSOCK: Self = Self(Place::Vsock);

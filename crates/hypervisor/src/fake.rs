@@ -140,11 +140,16 @@ impl Hypervisor for Fake {
     }
 
     async fn boot(&self, spec: BootSpec) -> Result<Box<dyn Vm>, Error> {
+        spec.check_boot()?;
         self.start(spec)
     }
 
     async fn restore(&self, template: TemplateFiles, spec: BootSpec) -> Result<Box<dyn Vm>, Error> {
         self.steps.take()?;
+        if let Some(size) = spec.grown {
+            let (vcpus, memory_mib) = (spec.vcpus, spec.memory_mib);
+            size.check(Size { vcpus, memory_mib }, self.capabilities.grown)?;
+        }
         let TemplateFiles { mut state, memory } = template;
         let mut words = String::new();
         let read = state.read_to_string(&mut words);
@@ -204,17 +209,7 @@ impl Fake {
             slots: spec.hotplug_slots,
             template: spec.template,
             plugged: Mutex::new(plugged),
-            size: Mutex::new(Size {
-                vcpus: spec.vcpus,
-                memory_mib: spec.memory_mib,
-            }),
-            most: match spec.template {
-                true => self.capabilities.grown,
-                false => Size {
-                    vcpus: spec.vcpus,
-                    memory_mib: spec.memory_mib,
-                },
-            },
+            memory_mib: spec.memory_mib,
         };
         tokio::spawn(run(child, Arc::clone(&guest), spec, ended));
         self.steps.take()?;

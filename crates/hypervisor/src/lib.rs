@@ -66,9 +66,9 @@ pub trait Hypervisor: Send + Sync {
     async fn boot(&self, spec: BootSpec) -> Result<Box<dyn Vm>, Error>;
 
     /// Starts a machine as it was saved. The specification has the recipe of the
-    /// one that was: only sockets, console and identity differ. Its file share
-    /// and its sockets are plugged before the guest goes on, and when this
-    /// returns it does.
+    /// one that was: only sockets, console and identity differ. Its file share, its
+    /// sockets and what it grows by are plugged before the guest goes on, and when
+    /// this returns it does.
     ///
     /// The program lives in the caller's cgroup and dies with the calling thread.
     ///
@@ -106,10 +106,6 @@ pub trait Vm: Send + Sync {
     /// Stops the virtual processors for good and writes the machine into two
     /// empty files. What was plugged must have been taken out before.
     async fn snapshot(&self, into: &TemplateFiles) -> Result<(), Error>;
-
-    /// Adds processors and memory until the machine has these. The guest's kernel
-    /// is told; it takes them when it does.
-    async fn resize(&self, vcpus: u32, memory_mib: u32) -> Result<(), Error>;
 
     /// The program's threads, with what each of them does.
     fn threads(&self) -> Result<Vec<Thread>, Error>;

@@ -7,7 +7,7 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, Write},
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::{FileExt, fchown},
@@ -80,13 +80,23 @@ pub(crate) struct Copying {
 }
 
 impl Copying {
-    /// Copies one file over another, which is as long and empty.
+    /// Copies one file over another, which is as long and empty. What is written is
+    /// counted in the cgroup of this `cgroup.procs`, or in the caller's.
     ///
     /// # Errors
     /// When no process can be made.
-    pub(crate) fn start(from: &File, to: &File, zeroes: Zeroes) -> io::Result<Self> {
+    pub(crate) fn start(
+        from: &File,
+        to: &File,
+        zeroes: Zeroes,
+        group: Option<&File>,
+    ) -> io::Result<Self> {
         let parent = std::process::id();
         let child = spawn(Birth::default(), || {
+            if let Some(mut procs) = group {
+                // Itself (cgroups(7)). It is only an account: the copy counts more.
+                let _ = procs.write_all(b"0");
+            }
             let copied = die_with_parent(parent)
                 // What others closed must not stay open here.
                 .and_then(|()| descriptor::arrange_for_exec(&[from.as_fd(), to.as_fd()]))
@@ -212,8 +222,12 @@ mod tests {
             (Zeroes::LeftOut, held - PAGE as u64),
         ] {
             let to = sparse(pages);
-            let copying = Copying::start(&from, &to, zeroes).unwrap();
+            let group = tempfile::tempfile().unwrap();
+            let copying = Copying::start(&from, &to, zeroes, Some(&group)).unwrap();
             copying.finish().await.unwrap();
+            let mut joined = [0; 2];
+            assert_eq!(group.read_at(&mut joined, 0).unwrap(), 1);
+            assert_eq!(joined[0], b'0');
             let mut one = vec![0; page(pages) as usize];
             let mut other = one.clone();
             from.read_exact_at(&mut one, 0).unwrap();
@@ -228,7 +242,7 @@ mod tests {
         let from = sparse(4);
         from.write_all_at(&[1; PAGE], 0).unwrap();
         let to = File::open("/dev/null").unwrap();
-        let copying = Copying::start(&from, &to, Zeroes::Copied).unwrap();
+        let copying = Copying::start(&from, &to, Zeroes::Copied, None).unwrap();
         let error = copying.finish().await.unwrap_err();
         assert_eq!(error.raw_os_error(), Some(nix::libc::EBADF));
     }

@@ -1,8 +1,10 @@
 //! What a machine is made of when it starts.
 
-use std::{os::fd::OwnedFd, path::PathBuf};
+use std::{fs::File, os::fd::OwnedFd, path::PathBuf};
 
-use crate::Parameter;
+use tokio::sync::oneshot;
+
+use crate::{Error, Parameter, Size};
 
 /// A machine to be started.
 #[derive(Debug)]
@@ -22,10 +24,18 @@ pub struct BootSpec {
     /// Whether the machine can be saved as a template, or is restored from one.
     /// Its file share and its sockets then share a slot of their own, beside
     /// `hotplug_slots`, and can be taken out ([`crate::DeviceId::FILE_SHARE`],
-    /// [`crate::DeviceId::VSOCK`]); it can grow up to
-    /// [`crate::Capabilities::grown`] later. It takes longer to boot.
+    /// [`crate::DeviceId::VSOCK`]), both at once; it can grow up to
+    /// [`crate::Capabilities::grown`] when it is restored. It takes longer to boot.
     pub template: bool,
-    /// Files shared with the guest.
+    /// How large a machine that is restored becomes, before its guest goes on; it stays
+    /// as it was saved without.
+    pub grown: Option<Size>,
+    /// Where the memory of a machine that is restored is counted, if not where the
+    /// caller's is: who fills it waits until the file comes, which is the
+    /// `cgroup.procs` of that cgroup, or nothing, when the sender goes.
+    pub counted: Option<oneshot::Receiver<File>>,
+    /// Files shared with the guest. A machine that is to be saved boots without:
+    /// they are plugged into its clones.
     pub file_share: Option<FileShare>,
     /// Sockets between host and guest.
     pub vsock: Option<Vsock>,
@@ -35,6 +45,27 @@ pub struct BootSpec {
     pub netns: Option<OwnedFd>,
     /// Whom the program runs as.
     pub identity: Identity,
+}
+
+impl BootSpec {
+    /// Whether a machine can boot so.
+    pub(crate) fn check_boot(&self) -> Result<(), Error> {
+        let refused = [
+            (
+                self.template && self.file_share.is_some(),
+                "a machine that is to be saved boots without shared files",
+            ),
+            (self.grown.is_some(), "a machine that boots does not grow"),
+            (
+                self.counted.is_some(),
+                "the memory of a machine that boots is its own",
+            ),
+        ];
+        match refused.into_iter().find(|(is, _)| *is) {
+            Some((_, problem)) => Err(Error::Device { problem }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A virtio-fs device whose back end is another process.

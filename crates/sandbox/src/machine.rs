@@ -43,8 +43,9 @@ use crate::{
     share::{self, Share},
     template::Templates,
 };
+pub(crate) use guest::called;
 pub use identity::Unconfirmed;
-pub(crate) use sockets::{Devices, Sockets};
+pub(crate) use sockets::{BackEnds, Devices, Sockets};
 pub use spec::CONSOLE_LOG;
 pub(crate) use spec::{boot_spec, guest_cid};
 pub use start::{Booted, Prepared};
@@ -179,6 +180,12 @@ pub enum Error {
          is guest.initrd the one of this build?"
     )]
     Silent(Duration),
+    /// Nor did anybody in a clone.
+    #[error(
+        "the agent of the clone did not call within {0:?}: clones have {limit:?}, or \
+         vmm.boot_timeout_s where that is less", limit = guest::CLONE_LIMIT
+    )]
+    SilentClone(Duration),
 }
 
 /// A sandbox whose agent answers.

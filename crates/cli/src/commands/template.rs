@@ -102,9 +102,10 @@ fn create(config: &Config, store: &Store) -> Result<ExitCode> {
     match make(config).map_err(|failure| failure.error)? {
         Made::New(header, pruned) => {
             println!(
-                "made {key} in {took:?}: {vcpus} processors, {memory} MiB, of which {bytes} are in use",
+                "made {key} in {took:?}, {trial:?} of it for a clone on trial: {vcpus} processors, {memory} MiB, of which {bytes} are in use",
                 key = header.key,
                 took = Duration::from_millis(header.took_ms),
+                trial = Duration::from_millis(header.trial_ms),
                 vcpus = header.vcpus,
                 memory = header.memory_mib,
                 bytes = show::mib(header.state.bytes + header.memory.bytes),

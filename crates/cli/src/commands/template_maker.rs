@@ -28,7 +28,7 @@ pub fn run() -> Result<ExitCode> {
     let made = template::make(&config);
     match &made {
         Ok(Made::New(header, pruned)) => {
-            tracing::info!(template = %header.key, ms = header.took_ms, "made");
+            tracing::info!(template = %header.key, ms = header.took_ms, trial_ms = header.trial_ms, "made and tried");
             for gone in pruned {
                 tracing::info!(template = %gone.key, reason = %gone.reason, "removed");
             }

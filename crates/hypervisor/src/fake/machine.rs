@@ -11,8 +11,8 @@ use tokio::sync::watch;
 
 use super::{Guest, STATE, Steps, broken};
 use crate::{
-    Cause, Device, DeviceId, Error, Exit, Metrics, Size, Step, TemplateFiles, Thread, ThreadRole,
-    Vm, device::Place,
+    Cause, Device, DeviceId, Error, Exit, Metrics, Step, TemplateFiles, Thread, ThreadRole, Vm,
+    device::Place,
 };
 
 pub(super) struct FakeMachine {
@@ -23,8 +23,7 @@ pub(super) struct FakeMachine {
     pub(super) template: bool,
     /// What sits where, held as a machine holds it.
     pub(super) plugged: Mutex<Vec<(DeviceId, Device)>>,
-    pub(super) size: Mutex<Size>,
-    pub(super) most: Size,
+    pub(super) memory_mib: u32,
 }
 
 impl FakeMachine {
@@ -99,21 +98,11 @@ impl Vm for FakeMachine {
         if let Some((id, _)) = plugged.first() {
             return Err(Error::Plugged { id: id.to_string() });
         }
-        let size = *self.size.lock().expect("no test panicked here");
         let written = (&into.state)
             .write_all(STATE.as_bytes())
-            .and_then(|()| into.memory.set_len(u64::from(size.memory_mib) << 20));
+            .and_then(|()| into.memory.set_len(u64::from(self.memory_mib) << 20));
         written.map_err(|error: io::Error| broken(error.to_string()))?;
         self.steps.take()
-    }
-
-    async fn resize(&self, vcpus: u32, memory_mib: u32) -> Result<(), Error> {
-        self.steps.take()?;
-        let mut size = self.size.lock().expect("no test panicked here");
-        let wanted = Size { vcpus, memory_mib };
-        wanted.check(*size, self.most)?;
-        *size = wanted;
-        Ok(())
     }
 
     async fn pause(&self) -> Result<(), Error> {

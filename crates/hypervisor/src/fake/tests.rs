@@ -12,6 +12,8 @@ fn spec(directory: &Path) -> BootSpec {
         memory_mib: 64,
         hotplug_slots: 1,
         template: true,
+        grown: None,
+        counted: None,
         file_share: None,
         vsock: None,
         console: ConsoleLog {
@@ -63,9 +65,8 @@ async fn use_machine(fake: &Fake, directory: &Path) -> Result<(), Error> {
     vm.kill();
     assert_eq!(vm.exited().await.cause, Cause::Killed);
     assert_eq!(fake.recipe(&spec(directory))?, recipe);
-    let clone = fake.restore(opened(directory), spec(directory)).await?;
-    clone.resize(2, 128).await?;
-    Ok(())
+    let restored = fake.restore(opened(directory), spec(directory)).await;
+    restored.map(drop)
 }
 
 #[tokio::test]
@@ -73,7 +74,7 @@ async fn every_step_fails_once() {
     let directory = tempfile::tempdir().unwrap();
     let sound = Fake::new();
     use_machine(&sound, directory.path()).await.unwrap();
-    assert_eq!(sound.steps(), 16);
+    assert_eq!(sound.steps(), 15);
     for step in 1..=sound.steps() {
         let fake = Fake::failing_at(step);
         let error = use_machine(&fake, directory.path()).await.unwrap_err();
@@ -116,6 +117,22 @@ async fn a_machine_is_saved_without_devices_only() {
 }
 
 #[tokio::test]
+async fn a_machine_that_is_to_be_saved_boots_without_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut spec = spec(directory.path());
+    spec.file_share = Some(crate::FileShare {
+        tag: "files".to_owned(),
+        socket: socket.into(),
+    });
+    let refused = Fake::new().boot(spec).await.map(drop).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "device: a machine that is to be saved boots without shared files"
+    );
+}
+
+#[tokio::test]
 async fn broken_files_start_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let fake = Fake::new();
@@ -135,17 +152,31 @@ async fn broken_files_start_nothing() {
 }
 
 #[tokio::test]
-async fn machines_only_grow() {
+async fn machines_only_grow_and_when_they_are_restored() {
     let directory = tempfile::tempdir().unwrap();
     let fake = Fake::new();
-    let vm = fake.boot(spec(directory.path())).await.unwrap();
-    vm.resize(2, 64).await.unwrap();
-    let refusal = vm.resize(1, 64).await.unwrap_err().to_string();
-    let words = "virtual processors: the virtual machine has 2, which cannot become 1";
-    assert_eq!(refusal, words);
-    let refusal = vm.resize(9, 64).await.unwrap_err().to_string();
-    assert_eq!(
-        refusal,
-        "virtual processors: 9 asked for, at most 8 possible"
-    );
+    let spec = |vcpus| BootSpec {
+        grown: Some(Size {
+            vcpus,
+            memory_mib: 128,
+        }),
+        ..spec(directory.path())
+    };
+    let refusal = fake.boot(spec(2)).await.map(drop).unwrap_err();
+    let words = "device: a machine that boots does not grow";
+    assert_eq!(refusal.to_string(), words);
+    let vm = fake
+        .boot(super::tests::spec(directory.path()))
+        .await
+        .unwrap();
+    vm.snapshot(&files(directory.path())).await.unwrap();
+    let restored = async |vcpus| {
+        let restored = fake.restore(opened(directory.path()), spec(vcpus)).await;
+        restored.map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(restored(2).await, Ok(()));
+    let words = "virtual processors: the virtual machine has 1, which cannot become 0";
+    assert_eq!(restored(0).await, Err(words.to_owned()));
+    let words = "virtual processors: 9 asked for, at most 8 possible";
+    assert_eq!(restored(9).await, Err(words.to_owned()));
 }

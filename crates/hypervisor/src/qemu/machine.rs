@@ -10,10 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use nix::unistd::{SysconfVar, sysconf};
-use tokio::{
-    sync::{Mutex, mpsc},
-    time::timeout,
-};
+use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     commands::{Continue, Negotiate, Stop},
@@ -34,7 +31,6 @@ pub(super) struct Machine {
     process: Process,
     qmp: Qmp,
     parts: Parts,
-    size: Mutex<Size>,
     steps: Vec<Step>,
 }
 
@@ -74,7 +70,6 @@ impl Machine {
         let machine = Self {
             process,
             qmp,
-            size: Mutex::new(parts.size),
             parts,
             steps: Vec::new(),
         };
@@ -95,9 +90,9 @@ impl Machine {
         self.parts.memory.as_ref()
     }
 
-    /// How large it is, locked while that is changed.
-    pub(super) fn size(&self) -> &Mutex<Size> {
-        &self.size
+    /// How large it was when it started.
+    pub(super) fn size(&self) -> Size {
+        self.parts.size
     }
 
     /// How large it can become.
@@ -218,10 +213,6 @@ impl Vm for Machine {
 
     async fn snapshot(&self, into: &TemplateFiles) -> Result<(), Error> {
         self.save(into).await
-    }
-
-    async fn resize(&self, vcpus: u32, memory_mib: u32) -> Result<(), Error> {
-        self.grow(Size { vcpus, memory_mib }).await
     }
 
     fn threads(&self) -> Result<Vec<Thread>, Error> {

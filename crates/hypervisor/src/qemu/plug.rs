@@ -83,18 +83,15 @@ impl Slots {
         }))
     }
 
-    /// Those of a machine for templates, which was started with these devices.
-    pub(super) fn of_template(count: u32, file_share: bool, vsock: bool) -> Self {
+    /// Those of a machine for templates, which was started with sockets or without.
+    pub(super) fn of_template(count: u32, vsock: bool) -> Self {
         let mut slots = Self::new(count);
-        let plugged = |there: bool, id| {
-            there.then_some(Plugged {
-                id,
-                back_end: BackEnd::Socket,
-            })
-        };
         slots.0.get_mut().own = Some(Own {
-            file_share: plugged(file_share, DeviceId::FILE_SHARE),
-            vsock: plugged(vsock, DeviceId::VSOCK),
+            file_share: None,
+            vsock: vsock.then_some(Plugged {
+                id: DeviceId::VSOCK,
+                back_end: BackEnd::Socket,
+            }),
         });
         slots
     }

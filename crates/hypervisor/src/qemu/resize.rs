@@ -1,4 +1,9 @@
-//! Processors and memory that come later.
+//! Processors and memory of a restored machine, which come before its guest goes on.
+//!
+//! QEMU's translator divides its buffer into parts, at least as many as there can be
+//! processors. A processor takes part after part while it runs, and gives them back when it
+//! needs one more and none is left; one that is plugged takes its first, and QEMU aborts when
+//! none is left (tcg/region.c, tcg_region_initial_alloc). While nothing has run, one is.
 //!
 //! Processors have places that were reserved at the start; memory comes as
 //! modules, which the back ends of the other devices map like the rest.
@@ -14,18 +19,17 @@ use crate::{Error, Size};
 const MEMORY_STEP_MIB: u32 = 128;
 
 impl Machine {
+    /// Makes a machine that has not run yet as large as this.
     pub(super) async fn grow(&self, to: Size) -> Result<(), Error> {
-        let mut size = self.size().lock().await;
-        to.check(*size, self.most())?;
+        let size = self.size();
+        to.check(size, self.most())?;
         if to.vcpus > size.vcpus {
             self.add_processors(to.vcpus - size.vcpus).await?;
-            size.vcpus = to.vcpus;
         }
-        let missing = to.memory_mib.saturating_sub(size.memory_mib);
+        let missing = to.memory_mib - size.memory_mib;
         if missing > 0 {
             let more = missing.next_multiple_of(MEMORY_STEP_MIB);
             self.add_memory(size.memory_mib, more).await?;
-            size.memory_mib += more;
         }
         Ok(())
     }

@@ -29,13 +29,21 @@ impl Qemu {
         check_memory(&template.memory, &spec)?;
         let share = spec.file_share.take().map(Device::FileShare);
         let vsock = spec.vsock.take().map(Device::Vsock);
+        let size = spec.grown.take();
+        let counted = spec.counted.take();
         let mut start = self.prepare(spec, true)?;
         // This machine is not saved again, and its memory goes with it.
         let memory = start.memory.take();
         let begin = now_ns();
         let filled = async {
             let memory = memory.as_ref().ok_or(io::ErrorKind::NotFound);
-            let copying = Copying::start(&template.memory, memory?, Zeroes::Copied)?;
+            let group = match counted {
+                Some(counted) => counted.await.ok(),
+                None => None,
+            };
+            let begin = now_ns();
+            let copying =
+                Copying::start(&template.memory, memory?, Zeroes::Copied, group.as_ref())?;
             copying.finish().await?;
             Ok::<_, io::Error>(Step::until_now("copy memory", begin))
         };
@@ -53,6 +61,11 @@ impl Qemu {
         let begin = now_ns();
         machine.receive(state).await?;
         steps.push(Step::until_now("restore", begin));
+        if let Some(size) = size.filter(|size| *size != machine.size()) {
+            let begin = now_ns();
+            machine.grow(size).await?;
+            steps.push(Step::until_now("plug processors and memory", begin));
+        }
         let begin = now_ns();
         for device in [share, vsock].into_iter().flatten() {
             machine.plug(device).await?;

@@ -29,7 +29,7 @@ impl Machine {
         self.pause().await?;
         let size = memory.metadata().map_err(written("memory"))?.len();
         into.memory.set_len(size).map_err(written("memory"))?;
-        let copying = Copying::start(memory, &into.memory, Zeroes::LeftOut);
+        let copying = Copying::start(memory, &into.memory, Zeroes::LeftOut, None);
         let copying = copying.map_err(written("memory"))?;
         let state = self.send().await?;
         (&into.state).write_all(&state).map_err(written("state"))?;

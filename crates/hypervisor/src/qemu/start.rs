@@ -57,7 +57,15 @@ impl Start {
 
 impl Qemu {
     /// Starts a machine from nothing.
+    ///
+    /// QEMU describes to the guest each function that the machine starts with, and
+    /// from version 8 on tells the first of a slot once for each that it shall
+    /// leave (hw/acpi/pci-bridge.c, hw/i386/acpi-build.c: DVNT). The guest takes the
+    /// whole slot out the first time. What it has heard the other time it may still
+    /// have before it when it is saved, and a clone would begin by taking out what
+    /// it was given.
     pub(super) async fn cold(&self, spec: BootSpec) -> Result<Machine, Error> {
+        spec.check_boot()?;
         self.prepare(spec, false)?.run().await
     }
 
@@ -77,11 +85,7 @@ impl Qemu {
             false => (None, None),
         };
         let slots = match spec.template {
-            true => Slots::of_template(
-                spec.hotplug_slots,
-                spec.file_share.is_some(),
-                spec.vsock.is_some(),
-            ),
+            true => Slots::of_template(spec.hotplug_slots, spec.vsock.is_some()),
             false => Slots::new(spec.hotplug_slots),
         };
         let mut descriptors = Descriptors::default();

@@ -68,16 +68,21 @@ impl Stage {
         if !usual || !program.exists() {
             return None;
         }
+        Some(self.with(|settings| settings.program = program))
+    }
+
+    /// The same with other settings.
+    pub(crate) fn with(&self, change: impl FnOnce(&mut Settings)) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let mut settings = self.settings.clone();
-        settings.program = program;
         settings.facts = directory.path().join("host.json");
-        Some(Self {
+        change(&mut settings);
+        Self {
             directory,
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),
             settings,
-        })
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -103,6 +108,8 @@ impl Stage {
             memory_mib: 256,
             hotplug_slots: 0,
             template: false,
+            grown: None,
+            counted: None,
             file_share: None,
             vsock: None,
             console: ConsoleLog {

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use casemate_config::Config;
 use casemate_hypervisor::Vm;
 use casemate_protocol::{SHARE_TAG, agent as message, paths};
 use tokio::time::timeout;
+use ttrpc::asynchronous::transport::Socket;
 
 use super::{
     Error, Options, Sockets, at, end_of, guest_cid,
@@ -19,7 +21,25 @@ use crate::{
 
 /// How long a clone may take to call, which it does within a tenth of a second on a
 /// quiet host: a boot is sooner there than what comes later.
-const CLONE_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const CLONE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Waits for the call of a machine's agent.
+///
+/// # Errors
+/// When nobody calls in time.
+pub(crate) async fn called(
+    config: &Config,
+    sockets: &Sockets,
+    cloned: bool,
+) -> Result<Socket, Error> {
+    let boot = Duration::from_secs(config.vmm.boot_timeout_s.into());
+    let (limit, silent): (_, fn(Duration) -> Error) = match cloned {
+        true => (boot.min(CLONE_LIMIT), Error::SilentClone),
+        false => (boot, Error::Silent),
+    };
+    let called = timeout(limit, sockets.call()).await;
+    called.map_err(|_| silent(limit))?
+}
 
 /// Waits for the call of the machine's agent, greets it and prepares the guest.
 ///
@@ -35,12 +55,8 @@ pub(super) async fn greet(
 ) -> Result<Agent, Error> {
     let begin = now_ns();
     let config = &options.config;
-    let mut limit = Duration::from_secs(config.vmm.boot_timeout_s.into());
-    if cloned {
-        limit = limit.min(CLONE_LIMIT);
-    }
     let connection = tokio::select! {
-        called = timeout(limit, sockets.call()) => called.map_err(|_| Error::Silent(limit))??,
+        called = called(config, sockets, cloned) => called?,
         end = end_of(vm, devices) => return Err(Error::Ended(end)),
     };
     timeline.until_now("host", "wait for the agent", begin);

@@ -36,6 +36,8 @@ pub(crate) fn boot_spec(
         memory_mib: size.memory_mib,
         hotplug_slots: config.machine.hotplug_slots,
         template,
+        grown: None,
+        counted: None,
         file_share: None,
         vsock: None,
         console: ConsoleLog {

@@ -1,10 +1,10 @@
 //! The phases: a clone of a template where there is one, a boot where there is
 //! none or the clone fails.
 
-use std::{future::ready, rc::Rc, sync::Arc};
+use std::{fs::File, future::ready, rc::Rc, sync::Arc};
 
 use casemate_hypervisor::{BootSpec, Error as VmError, Hypervisor, Size, Vm};
-use tokio::time::timeout;
+use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     Devices, End, Error, LAST_WORDS, Options, Ready, Sockets, boot_spec, guest::greet, guest_cid,
@@ -134,7 +134,11 @@ impl Prepared {
     ) -> Result<Running, Error> {
         let (back_ends, file_share, vsock) = self.sockets.back_ends()?;
         let begins_as = self.begins_as(found.as_ref());
+        let size = size_of(&self.options.config.machine);
+        let (group_is_there, counted) = oneshot::channel();
         let spec = BootSpec {
+            grown: found.is_some().then_some(size),
+            counted: found.is_some().then_some(counted),
             file_share: Some(file_share),
             vsock: Some(vsock),
             ..boot_spec(
@@ -164,6 +168,11 @@ impl Prepared {
             () = ready(()) => None,
         };
         let devices = self.devices(&back_ends, timeline)?;
+        match self.account() {
+            // Nobody waits where a machine boots.
+            Some(procs) => drop(group_is_there.send(procs)),
+            None => drop(group_is_there),
+        }
         let vm = match early {
             Some(vm) => vm,
             None => tokio::select! {
@@ -192,13 +201,8 @@ impl Prepared {
         self.group
             .iter()
             .try_for_each(|group| group.add(vm.pid()))?;
-        let grow = self.grow(vm.as_ref(), begins_as, cloned);
         let machine = (vm.as_ref(), &devices);
-        let prepare = greet(&self.options, &self.sockets, machine, cloned, timeline);
-        let (grown, agent) = tokio::try_join!(grow, prepare)?;
-        if let Some((begin, end)) = grown {
-            timeline.add("vmm", "plug processors and memory", begin, end);
-        }
+        let agent = greet(&self.options, &self.sockets, machine, cloned, timeline).await?;
         Ok(Running { vm, devices, agent })
     }
 
@@ -250,21 +254,10 @@ impl Prepared {
         Ok(())
     }
 
-    /// Plugs what the sandbox has and the template has not, and says from when to
-    /// when.
-    async fn grow(
-        &self,
-        vm: &dyn Vm,
-        from: Size,
-        cloned: bool,
-    ) -> Result<Option<(u64, u64)>, Error> {
-        let to = size_of(&self.options.config.machine);
-        if !cloned || from == to {
-            return Ok(None);
-        }
-        let begin = now_ns();
-        vm.resize(to.vcpus, to.memory_mib).await?;
-        Ok(Some((begin, now_ns())))
+    /// Where a clone's memory is counted, as that of a machine that boots is.
+    fn account(&self) -> Option<File> {
+        let procs = self.group.as_ref()?.memory()?.join("cgroup.procs");
+        File::options().write(true).open(procs).ok()
     }
 
     /// Has the template made that was missing, unless that has failed lately.
@@ -302,7 +295,7 @@ fn may_be_the_template_s(error: &Error) -> bool {
         Error::Hypervisor(VmError::Ended(exit)) => !End::from(exit.clone()).killed,
         Error::Hypervisor(error) => !matches!(error, VmError::File { .. }),
         Error::Ended(end) => !end.killed,
-        Error::Agent(_) | Error::Silent(_) => true,
+        Error::Agent(_) | Error::SilentClone(_) => true,
         _ => false,
     }
 }

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// What a template's files mean, and how they are laid out.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 /// Digits of a key. Who finds a template compares the whole text as well.
 const DIGITS: usize = 16;

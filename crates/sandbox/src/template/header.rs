@@ -28,6 +28,8 @@ pub struct Header {
     pub created_s: u64,
     /// From the start of its machine to the last byte.
     pub took_ms: u64,
+    /// Of that, until a clone had come up.
+    pub trial_ms: u64,
     /// The program that made it.
     pub made_by: String,
     /// State of the machine's devices.
@@ -127,6 +129,7 @@ pub(super) mod tests {
             memory_mib: 256,
             created_s: 1,
             took_ms: 2,
+            trial_ms: 1,
             made_by: "casemate".to_owned(),
             state: part.clone(),
             memory: part,
@@ -175,7 +178,7 @@ pub(super) mod tests {
         assert_eq!(Header::from_bytes(&none, &key), Err(Bad::Damaged));
         assert_eq!(
             Bad::Version(7).to_string(),
-            "its header has version 7, and this casemate knows 1"
+            "its header has version 7, and this casemate knows 2"
         );
     }
 }

@@ -1,5 +1,6 @@
 //! A template is made: a machine boots, its agent makes itself ready to be
-//! saved, and what belongs to one sandbox is taken out.
+//! saved, and what belongs to one sandbox is taken out. Nobody sees one of which no
+//! clone has come up.
 
 use std::{
     fs::File,
@@ -8,22 +9,20 @@ use std::{
 };
 
 use casemate_config::Config;
-use casemate_hypervisor::{DeviceId, Error as VmError, Hypervisor, TemplateFiles, Vm};
-use casemate_protocol::agent as message;
-use tokio::time::timeout;
+use casemate_hypervisor::{Error as VmError, Hypervisor, TemplateFiles};
 
 use super::{
     fit::{self, FORMAT, Fit},
     header::Header,
     prune::Pruned,
     store::{self, Store, digest},
+    workbench::Workbench,
     workplace::Workplace,
 };
 use crate::{
-    agent::{self, Agent},
-    machine::{self, Devices, End, Sockets, boot_spec, guest_cid},
+    agent,
+    machine::{self, End, boot_spec},
     settings::size_of,
-    share::Share,
     timeline::now_ns,
 };
 
@@ -56,6 +55,9 @@ pub enum Error {
     /// The VMM.
     #[error(transparent)]
     Hypervisor(#[from] casemate_hypervisor::Error),
+    /// It is of no use.
+    #[error("no clone of what was saved comes up, a second one neither: {0}")]
+    Trial(#[source] machine::Error),
     /// Kernel, initrd or program were replaced meanwhile.
     #[error("what the machine begins with has changed while it was saved")]
     Changed,
@@ -74,15 +76,19 @@ pub enum Error {
 impl Error {
     /// Somebody has killed the machine, which says nothing of the next try.
     pub fn is_kill(&self) -> bool {
-        let end = match self {
-            Self::Hypervisor(VmError::Ended(exit)) => &End::from(exit.clone()),
-            Self::Machine(machine::Error::Hypervisor(VmError::Ended(exit))) => {
-                &End::from(exit.clone())
-            }
-            Self::Machine(machine::Error::Ended(end)) => end,
-            _ => return false,
-        };
-        end.killed
+        match self {
+            Self::Hypervisor(VmError::Ended(exit)) => End::from(exit.clone()).killed,
+            Self::Machine(error) => is_kill(error),
+            _ => false,
+        }
+    }
+}
+
+fn is_kill(error: &machine::Error) -> bool {
+    match error {
+        machine::Error::Hypervisor(VmError::Ended(exit)) => End::from(exit.clone()).killed,
+        machine::Error::Ended(end) => end.killed,
+        _ => false,
     }
 }
 
@@ -118,13 +124,12 @@ pub async fn make(hypervisor: &dyn Hypervisor, config: &Config) -> Result<Made, 
         return Ok(Made::There(found.header));
     }
     let begun = now_ns();
-    let files = place.files()?;
-    save(hypervisor, config, place.path(), &files).await?;
+    let saved = save_and_try(hypervisor, config, &place).await?;
     if self::fit(hypervisor, config)? != fit {
         return Err(Error::Changed);
     }
-    let header = describe(config, &fit, &place, &files, begun)?;
-    drop(files);
+    let header = describe(config, &fit, &place, &saved, begun)?;
+    drop(saved);
     let limit = u64::from(config.template.limit_mib) << 20;
     let bytes = header.state.bytes + header.memory.bytes;
     if bytes > limit {
@@ -139,66 +144,45 @@ pub async fn make(hypervisor: &dyn Hypervisor, config: &Config) -> Result<Made, 
     Ok(Made::New(header, pruned))
 }
 
-/// Boots a machine in `directory` and writes it into the files.
-async fn save(
+/// A machine that was saved.
+struct Saved {
+    files: TemplateFiles,
+    /// How long it took until a clone of it had come up.
+    trial: Duration,
+}
+
+/// Saves a machine of which a clone comes up. Where none does, that may have been bad
+/// luck once.
+async fn save_and_try(
     hypervisor: &dyn Hypervisor,
     config: &Config,
-    directory: &Path,
-    files: &TemplateFiles,
-) -> Result<(), Error> {
-    let share = Share::open(directory).map_err(machine::Error::from)?;
-    let sockets = Sockets::make(directory)?;
-    let (back_ends, file_share, vsock) = sockets.back_ends()?;
-    let served = sockets.serve(
-        &back_ends,
-        &Devices {
-            share: share.path(),
-            guest_cid: guest_cid(),
-            cache: config.share.cache,
-        },
-    );
-    let devices = served.map_err(machine::Error::from)?;
-    let mut spec = boot_spec(config, size_of(&config.machine), true, directory)
-        .map_err(machine::Error::from)?;
-    spec.file_share = Some(file_share);
-    spec.vsock = Some(vsock);
-    let vm = hypervisor.boot(spec).await?;
-    tokio::select! {
-        biased;
-        end = machine::end_of(vm.as_ref(), &devices) => return Err(machine::Error::Ended(end).into()),
-        ready = make_ready(config, &sockets) => ready?,
+    place: &Workplace,
+) -> Result<Saved, Error> {
+    let mut bench = Workbench::set_up(config, place.path())?;
+    let mut again = false;
+    loop {
+        let files = place.files()?;
+        bench.save(hypervisor, &files).await?;
+        match bench.try_clone(hypervisor, place.opened()?).await {
+            Ok(trial) => return Ok(Saved { files, trial }),
+            Err(error) if is_kill(&error) => return Err(error.into()),
+            Err(error) if again => return Err(Error::Trial(error)),
+            Err(error) => tracing::warn!("made anew, as no clone of it came up: {error}"),
+        }
+        place.discard()?;
+        bench.clear()?;
+        again = true;
     }
-    take_out(vm.as_ref()).await?;
-    Ok(vm.snapshot(files).await?)
-}
-
-/// Tells the agent that it will be saved. It waits for the end of this connection
-/// before it lets the device go.
-async fn make_ready(config: &Config, sockets: &Sockets) -> Result<(), Error> {
-    let limit = Duration::from_secs(config.vmm.boot_timeout_s.into());
-    let called = timeout(limit, sockets.call()).await;
-    let connection = called.map_err(|_| machine::Error::Silent(limit))??;
-    let limit = Duration::from_secs(config.agent.timeout_s.into());
-    let (agent, _) = Agent::greet(connection, limit).await?;
-    agent.become_template(&message::Empty::default()).await?;
-    Ok(())
-}
-
-async fn take_out(vm: &dyn Vm) -> Result<(), Error> {
-    for device in [DeviceId::VSOCK, DeviceId::FILE_SHARE] {
-        vm.unplug(&device).await?;
-    }
-    Ok(())
 }
 
 fn describe(
     config: &Config,
     fit: &Fit,
     place: &Workplace,
-    files: &TemplateFiles,
+    saved: &Saved,
     begun_ns: u64,
 ) -> Result<Header, Error> {
-    let [state, memory] = place.parts(files)?;
+    let [state, memory] = place.parts(&saved.files)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let contents = |path: &Path| -> Result<String, Error> {
         let read = File::open(path).and_then(|file| digest(&file));
@@ -213,6 +197,7 @@ fn describe(
         memory_mib: config.machine.memory_mib,
         created_s: now.map_or(0, |since| since.as_secs()),
         took_ms: (now_ns() - begun_ns) / 1_000_000,
+        trial_ms: saved.trial.as_millis() as u64,
         made_by: concat!("casemate ", env!("CARGO_PKG_VERSION")).to_owned(),
         state,
         memory,

@@ -13,6 +13,7 @@ pub mod making;
 mod pages;
 mod prune;
 pub mod store;
+mod workbench;
 mod workplace;
 
 use casemate_config::{self as config, Config};

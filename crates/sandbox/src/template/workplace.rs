@@ -110,6 +110,32 @@ impl Workplace {
         })
     }
 
+    /// The two files as a start opens them.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub(super) fn opened(&self) -> Result<TemplateFiles, Error> {
+        let open = |name: &str| {
+            let path = self.path.join(name);
+            File::open(&path).map_err(failed(&path))
+        };
+        Ok(TemplateFiles {
+            state: open(STATE)?,
+            memory: open(MEMORY)?,
+        })
+    }
+
+    /// Removes the two files.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub(super) fn discard(&self) -> Result<(), Error> {
+        [STATE, MEMORY].into_iter().try_for_each(|name| {
+            let path = self.path.join(name);
+            fs::remove_file(&path).map_err(failed(&path))
+        })
+    }
+
     /// What the two files hold, which are not written to any more.
     ///
     /// # Errors

@@ -51,25 +51,26 @@ async fn call(socket: &Path, called: u64) -> (u64, UnixStream) {
     }
 }
 
-/// An agent whose n-th answer is a failure.
+/// An agent some of whose answers are failures.
 pub(crate) struct FakeAgent {
     pub(crate) taken: AtomicU32,
-    failing: u32,
+    failing: Vec<u32>,
     /// The containers that were killed.
     killed: watch::Sender<Vec<String>>,
 }
 
 impl FakeAgent {
-    pub(crate) fn failing_at(step: u32) -> Self {
+    pub(crate) fn failing_at(steps: &[u32]) -> Self {
         Self {
             taken: AtomicU32::new(0),
-            failing: step,
+            failing: steps.to_vec(),
             killed: watch::Sender::default(),
         }
     }
 
     fn fails(&self) -> bool {
-        self.taken.fetch_add(1, Ordering::Relaxed) + 1 == self.failing
+        let step = self.taken.fetch_add(1, Ordering::Relaxed) + 1;
+        self.failing.contains(&step)
     }
 
     fn answer<T: Default>(&self) -> ttrpc::Result<T> {

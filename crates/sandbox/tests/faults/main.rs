@@ -31,6 +31,7 @@ use casemate_sandbox::{
     state::{State, Status},
     timeline::Timeline,
 };
+use templates::FIRST_TRIAL;
 use tokio::{net::UnixStream, task::LocalSet, time::timeout};
 
 /// Exit codes of one case.
@@ -58,14 +59,15 @@ fn main() -> ExitCode {
 }
 
 /// Which part fails; with "clone", when a template is there, and with "maker", when
-/// it is made.
-const PARTS: [&str; 6] = [
+/// it is made; with "retried", after the first clone on trial did not call.
+const PARTS: [&str; 7] = [
     "hypervisor",
     "agent",
     "clone-hypervisor",
     "clone-agent",
     "maker-hypervisor",
     "maker-agent",
+    "maker-retried-agent",
 ];
 
 /// Every step of every part, until one is not reached any more.
@@ -114,9 +116,10 @@ fn cases_of(part: &str) -> Result<u32, String> {
 /// One life of a sandbox in which step `step` of `part` fails.
 fn case(part: &str, step: u32) -> ExitCode {
     let folder = tempfile::tempdir().expect("temporary folder");
-    let (hypervisor, agent) = match part.ends_with("hypervisor") {
-        true => (Fake::failing_at(step), FakeAgent::failing_at(0)),
-        false => (Fake::new(), FakeAgent::failing_at(step)),
+    let (hypervisor, agent) = match part {
+        "maker-retried-agent" => (Fake::new(), FakeAgent::failing_at(&[FIRST_TRIAL, step])),
+        _ if part.ends_with("hypervisor") => (Fake::failing_at(step), FakeAgent::failing_at(&[])),
+        _ => (Fake::new(), FakeAgent::failing_at(&[step])),
     };
     let hypervisor = Rc::new(hypervisor);
     let agent = Arc::new(agent);
@@ -134,7 +137,7 @@ fn case(part: &str, step: u32) -> ExitCode {
             return templates::make(house, &*hypervisor, Arc::clone(&agent)).await;
         }
         if part.starts_with("clone") {
-            let sound = Arc::new(FakeAgent::failing_at(0));
+            let sound = Arc::new(FakeAgent::failing_at(&[]));
             let made = templates::make(house, &Fake::new(), sound).await;
             made.expect("a template can be made");
         }
@@ -151,6 +154,9 @@ fn case(part: &str, step: u32) -> ExitCode {
     };
     if !reached || templates::cannot_matter(part, step) {
         lived.expect("nothing has failed that matters");
+    } else if templates::is_second_trial(part, step) {
+        let error = lived.expect_err("no clone has come up");
+        assert!(error.starts_with("no clone of what was saved"), "{error}");
     }
     ExitCode::from(if reached { CLEAN } else { NOT_REACHED })
 }

@@ -56,14 +56,26 @@ pub(crate) async fn make(
     }
 }
 
+/// The step of the agent in which a clone on trial calls.
+pub(crate) const FIRST_TRIAL: u32 = 4;
+
+/// What the clone does of a template that was made anew.
+pub(crate) fn is_second_trial(part: &str, step: u32) -> bool {
+    part == "maker-retried-agent" && (2 * FIRST_TRIAL..=2 * FIRST_TRIAL + 1).contains(&step)
+}
+
 /// Where there is a template, a sandbox comes up although something fails before
 /// its guest is prepared: then it boots. That of the hypervisor are the recipe, the
 /// template, the machine before and after it is made; that of the agent the call,
-/// the greeting, the preparation.
+/// the greeting, the preparation. So is a template made, whose clone on trial fails
+/// once.
 pub(crate) fn cannot_matter(part: &str, step: u32) -> bool {
     match part {
         "clone-hypervisor" => step <= 4,
         "clone-agent" => step <= 3,
+        "maker-hypervisor" => (7..=9).contains(&step),
+        "maker-agent" => (FIRST_TRIAL..=FIRST_TRIAL + 1).contains(&step),
+        "maker-retried-agent" => step == FIRST_TRIAL,
         _ => false,
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             Ok(header.set_len(500)?)
         }),
         ("header_of_another_version", |host, key| {
-            change_header(host, key, |header| header["version"] = json!(2))
+            change_header(host, key, |header| header["version"] = json!(99))
         }),
         ("state_that_nobody_takes", nonsense),
         ("state_of_nothing", |host, key| {

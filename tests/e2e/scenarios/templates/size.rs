@@ -1,13 +1,21 @@
 //! A sandbox that wants another size than the template's.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
 use anyhow::{Context, Result, ensure};
-use casemate_e2e::{Bundle, Container, Host, Scenario, scenarios, templates};
+use casemate_e2e::templates::STORE;
+use casemate_e2e::{Bundle, Container, Host, Scenario, cgroups, scenarios, templates};
 use serde_json::json;
 
 use super::{PATIENCE, made};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
-    scenarios![a_clone_grows, one_that_wants_less_has_a_template_of_its_own]
+    scenarios![
+        a_clone_grows,
+        one_that_wants_less_has_a_template_of_its_own,
+        what_a_clone_begins_with_counts_in_its_cgroup,
+    ]
 }
 
 /// Prints processors and MiB of memory, and waits.
@@ -54,4 +62,25 @@ fn one_that_wants_less_has_a_template_of_its_own(host: &Host) -> Result<()> {
     let (usual, _, _) = seen(host, "machine.vcpus", "1")?;
     ensure!(usual.is_some() && usual != second, "{usual:?}");
     Ok(())
+}
+
+/// As the memory of a machine that boots does.
+fn what_a_clone_begins_with_counts_in_its_cgroup(host: &Host) -> Result<()> {
+    let bundle = Bundle::new(host, &["sleep", "1000"])?;
+    let path = bundle.cgroup().trim_start_matches('/').to_owned();
+    let container = Container::run(host, &bundle)?;
+    let key = templates::origin(host, &[], &container.id)?.context("a clone")?;
+    let template = fs::metadata(format!("{STORE}/{key}/memory"))?;
+    let folder = cgroups::find(|folder| folder.ends_with(&path))
+        .into_iter()
+        .find(|folder| folder.join("memory.stat").exists());
+    let figures = fs::read_to_string(folder.context("a cgroup")?.join("memory.stat"))?;
+    let shared = figures
+        .lines()
+        .find_map(|line| line.strip_prefix("shmem "))
+        .context("shared memory")?
+        .parse::<u64>()?;
+    let copied = template.blocks() * 512;
+    ensure!(shared >= copied, "{shared} of {copied} bytes");
+    container.delete_force()
 }

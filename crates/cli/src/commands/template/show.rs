@@ -165,10 +165,11 @@ fn page(row: &Row, verdict: &Result<(), String>) -> String {
     say(
         "made",
         format!(
-            "{} ago by {}, in {} ms",
+            "{} ago by {}, in {} ms, {} of them for a clone on trial",
             age(created),
             header.made_by,
-            header.took_ms
+            header.took_ms,
+            header.trial_ms
         ),
     );
     say(

@@ -3,6 +3,12 @@
 
 use std::{fs, io, path::Path};
 
+use nix::{
+    sched::{CpuSet, sched_getaffinity},
+    sys::sysinfo::sysinfo,
+    unistd::Pid,
+};
+
 use crate::{
     arrival::{self, until_seen},
     error::{Doing, Error, Result},
@@ -25,34 +31,34 @@ pub(crate) struct Capacity {
 }
 
 impl Capacity {
-    /// What there is now.
-    pub(crate) fn now() -> Result<Self> {
+    /// What there is now. `known` spares reading how the memory is made up.
+    pub(crate) fn now(known: Option<Zones>) -> Result<Self> {
         Ok(Self {
-            vcpus: online_processors()?,
-            memory_mib: present_memory()?,
+            vcpus: usable_processors()?,
+            memory_mib: Zones::now(known)?.present_mib,
         })
     }
 
     /// Takes into use what the machine has until there is as much as is wanted; 0
-    /// is satisfied by anything.
+    /// is satisfied by anything. `known` is how the memory was made up once.
     ///
     /// # Errors
     /// When something does not come.
-    pub(crate) async fn reach(vcpus: u32, memory_mib: u32) -> Result<Self> {
+    pub(crate) async fn reach(vcpus: u32, memory_mib: u32, known: Option<Zones>) -> Result<Self> {
         let wanted = Self { vcpus, memory_mib };
         let mut last = Self {
             vcpus: 0,
             memory_mib: 0,
         };
-        let reached = until_seen(Some(arrival::LIMIT), || {
-            last = Self::now()?;
+        let reached = until_seen(arrival::LIMIT, || {
+            last = Self::now(known)?;
             if last.vcpus < vcpus {
                 bring_online(Path::new(PROCESSORS), "cpu")?;
                 last.vcpus = online_processors()?;
             }
             if !last.has_memory(memory_mib) {
                 bring_online(Path::new(MEMORY), "memory")?;
-                last.memory_mib = present_memory()?;
+                last.memory_mib = Zones::now(known)?.present_mib;
             }
             Ok((last.vcpus >= vcpus && last.has_memory(memory_mib)).then_some(last))
         });
@@ -74,6 +80,15 @@ impl std::fmt::Display for Capacity {
     }
 }
 
+/// Processors that a process may run on: those that are online, as nobody keeps
+/// PID 1 away from any. The kernel answers at once, where the file makes it write
+/// and us read a list.
+fn usable_processors() -> Result<u32> {
+    let set = sched_getaffinity(Pid::from_raw(0)).doing(|| "read the processors".into())?;
+    let usable = (0..CpuSet::count()).filter(|&n| set.is_set(n).unwrap_or(false));
+    Ok(usable.count() as u32)
+}
+
 fn online_processors() -> Result<u32> {
     let path = Path::new(PROCESSORS).join("online");
     let what = || format!("read {}", path.display());
@@ -90,12 +105,41 @@ fn members(list: &str) -> Option<u32> {
     })
 }
 
-fn present_memory() -> Result<u32> {
-    let what = || format!("read {ZONES}");
-    let zones = fs::read_to_string(ZONES).doing(what)?;
-    present(&zones)
-        .ok_or(io::ErrorKind::InvalidData)
-        .doing(what)
+/// How the memory is made up. What is present is in a long list alone; memory that
+/// is plugged or taken away changes what the kernel manages by as much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Zones {
+    managed: u64,
+    present_mib: u32,
+}
+
+impl Zones {
+    /// Reads the list.
+    pub(crate) fn read() -> Result<Self> {
+        let what = || format!("read {ZONES}");
+        let managed = managed_memory()?;
+        let zones = fs::read_to_string(ZONES).doing(what)?;
+        let present_mib = present(&zones)
+            .ok_or(io::ErrorKind::InvalidData)
+            .doing(what)?;
+        Ok(Self {
+            managed,
+            present_mib,
+        })
+    }
+
+    /// What is so now: what is known, if as much is managed as then.
+    fn now(known: Option<Self>) -> Result<Self> {
+        match known {
+            Some(zones) if managed_memory()? == zones.managed => Ok(zones),
+            _ => Self::read(),
+        }
+    }
+}
+
+/// Bytes that the kernel hands out, and has handed out.
+fn managed_memory() -> Result<u64> {
+    Ok(sysinfo().doing(|| "sysinfo".into())?.ram_total())
 }
 
 /// MiB of pages of all zones that there are in truth, rounded up.
@@ -180,10 +224,22 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_there_already_is_not_waited_for() {
-        let now = Capacity::now().unwrap();
+        let now = Capacity::now(None).unwrap();
         assert!(now.vcpus >= 1 && now.memory_mib > 64, "{now}");
-        let reached = Capacity::reach(now.vcpus, now.memory_mib).await.unwrap();
-        assert_eq!(reached, now);
-        Capacity::reach(0, 0).await.unwrap();
+        let reached = Capacity::reach(now.vcpus, now.memory_mib, None);
+        assert_eq!(reached.await.unwrap(), now);
+        Capacity::reach(0, 0, None).await.unwrap();
+    }
+
+    #[test]
+    fn what_is_known_of_the_memory_holds_while_as_much_is_managed() {
+        let read = Zones::read().unwrap();
+        let known = |managed| Zones {
+            managed,
+            present_mib: 1,
+        };
+        let now = |zones| Zones::now(Some(zones)).unwrap();
+        assert_eq!(now(known(read.managed)).present_mib, 1);
+        assert_eq!(now(known(read.managed + 1)), read);
     }
 }

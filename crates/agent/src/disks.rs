@@ -140,7 +140,7 @@ async fn in_child(reaper: &Reaper, work: impl FnOnce() -> io::Result<()>) -> io:
 /// The kernel's name of a disk; waits for one that is on its way.
 async fn arrived(serial: &str) -> Result<String> {
     let look = || find(Path::new(CLASS), serial).doing(|| format!("look for disk {serial}"));
-    let name = until_seen(Some(arrival::LIMIT), look).await?;
+    let name = until_seen(arrival::LIMIT, look).await?;
     name.ok_or_else(|| Error::NoDisk {
         serial: serial.to_owned(),
         limit: arrival::LIMIT,

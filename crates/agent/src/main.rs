@@ -29,6 +29,7 @@ use std::{convert::Infallible, path::PathBuf, sync::Arc};
 
 use nix::sys::reboot::{RebootMode, reboot};
 
+mod ahead;
 mod arrival;
 mod boot;
 mod capacity;
@@ -114,7 +115,7 @@ async fn serve(transport: &Transport, mut timeline: Timeline) -> Result<()> {
     let mut call = match dialled {
         // The device is yet to be plugged.
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {
-            transport.arrived(None).await?;
+            sandbox.put_off(transport.arrived(None).await?);
             timeline.mark("device");
             transport.dial()
         }
@@ -122,14 +123,16 @@ async fn serve(transport: &Transport, mut timeline: Timeline) -> Result<()> {
     };
     loop {
         let dialled = call.doing(|| "connect to the host".into())?;
-        let device = transport.device()?;
-        if session::serve(dialled, transport, &sandbox, timeline).await? == End::Final {
+        let End::Template { device } =
+            session::serve(dialled, transport, &sandbox, timeline).await?
+        else {
             break;
-        }
+        };
         // What is saved waits here.
         timeline = Timeline::since(timeline::now());
-        transport.arrived(device).await?;
+        let subscription = transport.arrived(device).await?;
         timeline.mark("resume");
+        sandbox.put_off(subscription);
         call = transport.dial();
     }
     sandbox.end().await;

@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use casemate_linux::interface;
 use casemate_protocol::{
     agent::{
         AddProcessRequest, ContainerSpec, CreateContainerRequest, Identity, PrepareSandboxRequest,
@@ -23,6 +22,8 @@ use casemate_protocol::{
 use tokio::sync::Notify;
 
 use crate::{
+    ahead::Ahead,
+    arrival::Subscription,
     capacity::Capacity,
     child::{namespaces::Plan, sysctl},
     console::say,
@@ -62,8 +63,9 @@ pub(crate) struct Sandbox {
 #[derive(Debug, Default)]
 struct State {
     prepared: bool,
-    /// The loopback interface is up.
-    connected: bool,
+    ahead: Ahead,
+    /// Let go when the host has been answered.
+    subscription: Option<Subscription>,
     ending: bool,
     /// What [`Sandbox::complete`] has done since a start last asked.
     completed: Vec<Span>,
@@ -89,12 +91,20 @@ impl Sandbox {
         }
     }
 
-    /// Whether this VM can be saved and be resumed as many.
-    pub(crate) fn has_no_identity(&self) -> Result<()> {
-        match self.state().prepared {
-            true => Err(Error::AlreadyPrepared),
-            false => Ok(()),
+    /// Makes this VM one that can be saved and be resumed as many; tells over which
+    /// device it has called the host ([`Transport::device`]).
+    pub(crate) fn get_ahead(&self) -> Result<Option<u64>> {
+        let mut state = self.state();
+        if state.prepared {
+            return Err(Error::AlreadyPrepared);
         }
+        state.ahead.get()?;
+        self.transport.device()
+    }
+
+    /// Keeps what nobody needs any more until there is time to let it go.
+    pub(crate) fn put_off(&self, subscription: Option<Subscription>) {
+        self.state().subscription = subscription;
     }
 
     /// Makes this VM the one of a sandbox.
@@ -119,7 +129,8 @@ impl Sandbox {
         }
         sysctl::write_all(&request.sysctls)?;
         timeline.mark("mounts");
-        let capacity = Capacity::reach(request.vcpus, request.memory_mib).await?;
+        let zones = self.state().ahead.zones();
+        let capacity = Capacity::reach(request.vcpus, request.memory_mib, zones).await?;
         timeline.mark("capacity");
         let identity = Identity {
             cid: self.transport.cid()?.unwrap_or(0).into(),
@@ -164,16 +175,15 @@ impl Sandbox {
         spec: &mut ContainerSpec,
         plan: Plan,
     ) -> Result<(Container, Vec<Span>)> {
-        let mounts = &mut spec.mounts;
-        self.state().shared_memory.provide(id, mounts)?;
+        self.state().shared_memory.provide(id, &mut spec.mounts)?;
         let Some(wanted) = spec.disk.as_ref() else {
-            return birth::create(id, spec, plan, &self.reaper).await;
+            return self.bear(id, spec, plan).await;
         };
         let began = now();
         let disk = Disk::mount(wanted, &self.reaper).await?;
         spec.rootfs = disk.place().to_string_lossy().into_owned();
         let mounted = span("disk", began, now());
-        match birth::create(id, spec, plan, &self.reaper).await {
+        match self.bear(id, spec, plan).await {
             Ok((mut container, mut spans)) => {
                 container.disk = Some(disk);
                 spans.insert(0, mounted);
@@ -184,6 +194,20 @@ impl Sandbox {
                 Err(error)
             }
         }
+    }
+
+    async fn bear(
+        &self,
+        id: &str,
+        spec: &ContainerSpec,
+        plan: Plan,
+    ) -> Result<(Container, Vec<Span>)> {
+        // Nobody in it may see where it is, and who only waits needs none.
+        let spare = match plan.makes_cgroup() && !spec.pause {
+            true => self.state().ahead.spare(),
+            false => None,
+        };
+        birth::create(id, spec, plan, spare, &self.reaper).await
     }
 
     /// Ends every process of a container and lets go what it was made of.
@@ -201,6 +225,7 @@ impl Sandbox {
     /// Completes a container while the host is on its way to start it.
     async fn complete_soon(self: Arc<Self>, container: Arc<Container>) {
         tokio::time::sleep(ANSWER_TIME).await;
+        self.put_off(None);
         if let Err(error) = self.complete(&container) {
             // Whoever starts it will be told.
             say(format_args!("container {}: {error}", container.id));
@@ -213,13 +238,8 @@ impl Sandbox {
     fn complete(&self, container: &Container) -> Result<()> {
         let began = now();
         let mut state = self.state();
-        let mut changed = container.guard()?;
-        if !state.connected {
-            interface::set_up("lo").doing(|| "bring up lo".into())?;
-            state.connected = true;
-            changed = true;
-        }
-        if changed {
+        let guarded = container.guard()?;
+        if state.ahead.connect()? || guarded {
             state.completed.push(span("complete", began, now()));
         }
         Ok(())

@@ -92,9 +92,9 @@ impl agent_ttrpc::Agent for Service {
     }
 
     async fn become_template(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<Empty> {
-        self.sandbox()?.has_no_identity()?;
+        let device = self.sandbox()?.get_ahead()?;
         self.template.store(true, Ordering::Relaxed);
-        self.ending.is_for_template();
+        self.ending.is_for_template(device);
         self.ending.soon();
         Ok(Empty::new())
     }

@@ -3,10 +3,7 @@
 
 use std::{
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -38,15 +35,17 @@ const HANGUP_LIMIT: Duration = Duration::from_secs(1);
 pub(crate) enum End {
     /// The VM has nothing left to do.
     Final,
-    /// The VM is to be saved; whoever resumes it is called anew.
-    Template,
+    /// The VM is to be saved; whoever resumes it is called anew, over another
+    /// device than this one (see [`Transport::device`]).
+    Template { device: Option<u64> },
 }
 
 /// The end of a connection, told by whoever notices it.
 #[derive(Debug, Default)]
 pub(crate) struct Ending {
     happened: Notify,
-    template: AtomicBool,
+    /// The device that a template has called over.
+    template: OnceLock<Option<u64>>,
 }
 
 impl Ending {
@@ -65,16 +64,16 @@ impl Ending {
         });
     }
 
-    /// The end will not be that of the VM.
-    pub(crate) fn is_for_template(&self) {
-        self.template.store(true, Ordering::Relaxed);
+    /// The end will not be that of the VM, but of this device of it.
+    pub(crate) fn is_for_template(&self, device: Option<u64>) {
+        self.template.get_or_init(|| device);
     }
 
     async fn awaited(&self) -> End {
         self.happened.notified().await;
-        match self.template.load(Ordering::Relaxed) {
-            true => End::Template,
-            false => End::Final,
+        match self.template.get() {
+            Some(&device) => End::Template { device },
+            None => End::Final,
         }
     }
 }
@@ -111,7 +110,7 @@ pub(crate) async fn serve(
         .map_err(failed)
         .doing(|| "serve".into())?;
     let end = ending.awaited().await;
-    if end == End::Template {
+    if end != End::Final {
         streams.abort();
         // It is cancelled, as it was asked to be.
         let _ = streams.await;

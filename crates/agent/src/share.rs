@@ -36,7 +36,7 @@ pub(crate) async fn mount_in_guest(wanted: &Mount) -> Result<()> {
     } else {
         fs::create_dir_all(place).doing(what)?;
     }
-    let mounted = until_seen(Some(arrival::LIMIT), || match attach(wanted) {
+    let mounted = until_seen(arrival::LIMIT, || match attach(wanted) {
         Ok(()) => Ok(Some(())),
         // What the kernel says of a tag that no device has.
         Err(Errno::EINVAL) if wanted.fstype == VIRTIOFS => Ok(None),

@@ -25,7 +25,7 @@ use nix::{
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
 
 use crate::{
-    arrival::{driven, until_seen},
+    arrival::{Subscription, driven, until_driven},
     error::{Doing, Result},
 };
 
@@ -36,8 +36,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Stream connections that wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// Where the kernel shows the device of a virtio-vsock driver.
-const DRIVER: &str = "/sys/bus/virtio/drivers/vmw_vsock_virtio_transport";
+/// Where the kernel shows the devices of virtio's drivers.
+const DRIVERS: &str = "/sys/bus/virtio/drivers";
+
+/// The driver of the virtio-vsock device.
+const DRIVER: &str = "vmw_vsock_virtio_transport";
 
 /// What the two sides talk over.
 #[derive(Debug, Clone)]
@@ -62,7 +65,10 @@ impl Transport {
     /// place. None without a device, and over unix sockets.
     pub(crate) fn device(&self) -> Result<Option<u64>> {
         match self {
-            Self::Vsock => driven(Path::new(DRIVER)).doing(|| format!("look into {DRIVER}")),
+            Self::Vsock => {
+                let folder = Path::new(DRIVERS).join(DRIVER);
+                driven(&folder).doing(|| format!("look into {}", folder.display()))
+            }
             Self::Unix(_) => Ok(None),
         }
     }
@@ -71,15 +77,14 @@ impl Transport {
     /// not `last`. That it was gone in between may never have been seen: a VM that
     /// is saved stops without a word. Unix sockets are always there; those of a
     /// template's clone are others.
-    pub(crate) async fn arrived(&self, last: Option<u64>) -> Result<()> {
-        if matches!(self, Self::Vsock) {
-            let look = || {
-                let there = self.device()? != last && self.cid()?.is_some();
-                Ok(there.then_some(()))
-            };
-            until_seen(None, look).await?;
+    pub(crate) async fn arrived(&self, last: Option<u64>) -> Result<Option<Subscription>> {
+        match self {
+            Self::Vsock => {
+                let look = || Ok(self.device()? != last && self.cid()?.is_some());
+                until_driven(DRIVER, look).await.map(Some)
+            }
+            Self::Unix(_) => Ok(None),
         }
-        Ok(())
     }
 
     /// Begins to connect to the host; see [`Dialled::answered`].

@@ -14,6 +14,7 @@ const MAP_CREATE: i32 = 0;
 const MAP_UPDATE_ELEM: i32 = 2;
 const PROG_LOAD: i32 = 5;
 const PROG_ATTACH: i32 = 8;
+const PROG_DETACH: i32 = 9;
 const LINK_CREATE: i32 = 28;
 const PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
@@ -223,17 +224,34 @@ unsafe fn make<T>(command: i32, attributes: &T) -> io::Result<OwnedFd> {
 /// # Errors
 /// EBADF when `cgroup` is not a directory of cgroup v2, EPERM.
 pub fn attach_device_program(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> io::Result<()> {
+    change_device_program(PROG_ATTACH, F_ALLOW_MULTI, program, cgroup)
+}
+
+/// A device program decides for a cgroup no more.
+///
+/// # Errors
+/// ENOENT when it did not, EPERM.
+pub fn detach_device_program(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>) -> io::Result<()> {
+    change_device_program(PROG_DETACH, 0, program, cgroup)
+}
+
+fn change_device_program(
+    command: i32,
+    attach_flags: u32,
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+) -> io::Result<()> {
     let attributes = Attach {
         target_fd: cgroup.as_raw_fd() as u32,
         attach_bpf_fd: program.as_raw_fd() as u32,
         attach_type: ATTACH_TYPE_CGROUP_DEVICE,
-        attach_flags: F_ALLOW_MULTI,
+        attach_flags,
     };
     // SAFETY: attributes is valid for its size.
     check(unsafe {
         libc::syscall(
             libc::SYS_bpf,
-            PROG_ATTACH,
+            command,
             &raw const attributes,
             size_of::<Attach>(),
         )

@@ -16,6 +16,9 @@ use tokio::io::Interest;
 use crate::error::{Doing, Error, Result};
 
 mod device_program;
+mod spare;
+
+pub(crate) use spare::Spare;
 
 /// The files that say what a cgroup has used and may use.
 const STATS: [&str; 19] = [
@@ -51,6 +54,8 @@ const EVENTS: &str = "cgroup.events";
 pub(crate) struct Cgroup {
     path: PathBuf,
     directory: File,
+    /// The device rules that its container wants are in force.
+    guarded: bool,
 }
 
 impl Cgroup {
@@ -68,15 +73,23 @@ impl Cgroup {
 
     fn set_up(path: &Path, wanted: &agent::Cgroup) -> Result<Self> {
         let directory = File::open(path).doing(|| format!("open {}", path.display()))?;
-        // In a fixed order, so that what fails always fails in the same way.
-        for (name, value) in wanted.settings.iter().collect::<BTreeMap<_, _>>() {
-            write(&path.join(name), value)
-                .doing(|| format!("set {name} of the cgroup to {value:?}"))?;
-        }
-        Ok(Self {
+        let cgroup = Self {
             path: path.to_owned(),
             directory,
-        })
+            guarded: false,
+        };
+        cgroup.set(&wanted.settings)?;
+        Ok(cgroup)
+    }
+
+    /// Sets what nobody has set before.
+    fn set(&self, settings: &HashMap<String, String>) -> Result<()> {
+        // In a fixed order, so that what fails always fails in the same way.
+        for (name, value) in settings.iter().collect::<BTreeMap<_, _>>() {
+            write(&self.path.join(name), value)
+                .doing(|| format!("set {name} of the cgroup to {value:?}"))?;
+        }
+        Ok(())
     }
 
     /// Changes settings. When the kernel refuses one, those before it are put
@@ -131,13 +144,19 @@ impl Cgroup {
         Ok(files)
     }
 
-    /// Puts device rules in force.
-    pub(crate) fn guard(&self, rules: &[DeviceRule]) -> Result<()> {
+    /// Whether the device rules of its container are in force from the beginning.
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.guarded
+    }
+
+    /// Puts device rules in force, by the program that is returned.
+    pub(crate) fn guard(&self, rules: &[DeviceRule]) -> Result<OwnedFd> {
         let program = device_program::compile(rules);
         let program = bpf::load_device_program(&program)
             .doing(|| "load the device program of the cgroup".into())?;
         bpf::attach_device_program(program.as_fd(), self.directory())
-            .doing(|| "attach the device program to the cgroup".into())
+            .doing(|| "attach the device program to the cgroup".into())?;
+        Ok(program)
     }
 
     /// Where a process has to be born that is to be beside `init`: the cgroup
@@ -332,6 +351,12 @@ pub(crate) fn validate(wanted: &agent::Cgroup) -> Result<()> {
             "must be relative, without \"..\"",
         ));
     }
+    if path.starts_with(spare::PATH) {
+        return Err(Error::invalid(
+            format!("cgroup path {:?}", wanted.path),
+            "is the agent's own",
+        ));
+    }
     validate_settings(&wanted.settings)?;
     device_program::validate(&wanted.device_rules)
 }
@@ -372,7 +397,7 @@ mod tests {
             ..Default::default()
         };
         assert!(validate(&with("docker/web")).is_ok());
-        for path in ["", "/docker", "../x", "a/../../b"] {
+        for path in ["", "/docker", "../x", "a/../../b", ".spare", ".spare/x"] {
             assert!(validate(&with(path)).is_err(), "{path}");
         }
     }

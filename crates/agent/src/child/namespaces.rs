@@ -95,6 +95,11 @@ impl Plan {
         self.make.contains(Kinds::CLONE_NEWNET)
     }
 
+    /// A cgroup namespace of its own: what is in it does not see where it is.
+    pub(crate) fn makes_cgroup(&self) -> bool {
+        self.make.contains(Kinds::CLONE_NEWCGROUP)
+    }
+
     /// Without privileges outside, whoever made the user namespace.
     pub(crate) fn has_user(&self) -> bool {
         self.kinds().contains(Kinds::CLONE_NEWUSER)

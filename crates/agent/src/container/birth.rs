@@ -21,7 +21,7 @@ use super::{
     stdio::{self, AgentEnds, ProcessEnds},
 };
 use crate::{
-    cgroup::Cgroup,
+    cgroup::{Cgroup, Spare},
     child::{self, namespaces::Plan},
     error::{Doing, Error, Result},
     reaper::{End, Reaper},
@@ -38,16 +38,20 @@ struct Unborn {
     link: Link,
 }
 
-/// Makes a container whose first process waits before exec. An error leaves
-/// nothing of it.
+/// Makes a container whose first process waits before exec, in a `spare` cgroup if
+/// there is one for it. An error leaves nothing of it.
 pub(crate) async fn create(
     id: &str,
     spec: &ContainerSpec,
     plan: Plan,
+    spare: Option<Spare>,
     reaper: &Reaper,
 ) -> Result<(Container, Vec<Span>)> {
     let mut timeline = Timeline::since(now());
-    let cgroup = Cgroup::create(&spec.cgroup)?;
+    let cgroup = match spare {
+        Some(spare) => spare.take(&spec.cgroup).await?,
+        None => Cgroup::create(&spec.cgroup)?,
+    };
     timeline.mark("cgroup");
     match make_init(id, spec, &plan, &cgroup, reaper, &mut timeline).await {
         Ok(init) => {

@@ -58,6 +58,7 @@ enum Slot {
 
 impl Container {
     fn new(id: &str, cgroup: Cgroup, kinds: Kinds, init: Process, spec: &ContainerSpec) -> Self {
+        let guarded = cgroup.is_guarded();
         Self {
             id: id.to_owned(),
             cgroup,
@@ -66,7 +67,10 @@ impl Container {
             disk: None,
             pause: spec.pause,
             added: Mutex::default(),
-            unguarded: Mutex::new(spec.cgroup.device_rules.clone()),
+            unguarded: Mutex::new(match guarded {
+                true => Vec::new(),
+                false => spec.cgroup.device_rules.clone(),
+            }),
         }
     }
 

@@ -224,7 +224,8 @@ impl Guest {
         ended
     }
 
-    async fn run_created(&self, id: &str, exec: &str) -> (u32, String, String) {
+    /// Runs a process that waits for its start to its end.
+    pub(crate) async fn run_created(&self, id: &str, exec: &str) -> (u32, String, String) {
         let stdout = self.stream(id, exec, Stream::STDOUT).await.unwrap();
         let stderr = self.stream(id, exec, Stream::STDERR).await.unwrap();
         self.start_process(id, exec).await.unwrap();

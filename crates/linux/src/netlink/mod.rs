@@ -137,6 +137,22 @@ impl Changes {
         Ok(Self(fd))
     }
 
+    /// Takes what has come over a subscribed descriptor and shows it, message by
+    /// message and each as far as a kilobyte; says whether nothing was lost.
+    pub fn take(subscribed: &impl AsRawFd, mut show: impl FnMut(&[u8])) -> bool {
+        let mut buffer = [0; 1024];
+        let mut whole = true;
+        loop {
+            match recv(subscribed.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(count) => show(&buffer[..count]),
+                Err(nix::errno::Errno::EAGAIN) => return whole,
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(nix::errno::Errno::ENOBUFS) => whole = false,
+                Err(_) => return false,
+            }
+        }
+    }
+
     /// Takes what has come over a subscribed descriptor; says whether there was
     /// anything.
     pub fn drain(subscribed: &impl AsRawFd) -> bool {
@@ -204,6 +220,7 @@ mod tests {
         }
         let (before, after, heard, refused) = within_new_network(|| {
             let changes = Changes::subscribe(RTMGRP_LINK).unwrap();
+            let shown = Changes::subscribe(RTMGRP_LINK).unwrap();
             let mut netlink = Netlink::open().unwrap();
             let before = names(&mut netlink);
             assert!(!Changes::drain(&changes.0));
@@ -216,6 +233,12 @@ mod tests {
                 });
             netlink.execute(bridge.clone()).unwrap();
             let refused = netlink.execute(bridge).unwrap_err();
+            let mut named = false;
+            let whole = Changes::take(&shown.0, |message| {
+                named |= message.windows(5).any(|part| part == b"test0");
+            });
+            assert!(named && whole);
+            assert!(Changes::take(&shown.0, |_| panic!("shown twice")));
             (
                 before,
                 names(&mut netlink),

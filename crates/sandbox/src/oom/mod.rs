@@ -14,11 +14,12 @@
 mod kernel;
 
 use std::{
-    cell::Cell,
     fs::File,
-    io,
+    io, mem,
     path::{Path, PathBuf},
 };
+
+use tokio::sync::Mutex;
 
 use crate::{cgroup::Cgroup, handle::News, identifier::Id, machine::Client, spec::HostSpec};
 
@@ -32,7 +33,8 @@ const FILE: &str = "oom";
 #[derive(Debug)]
 pub(crate) struct Notice {
     way: Way,
-    told: Cell<bool>,
+    /// Locked while it is being told.
+    told: Mutex<bool>,
 }
 
 #[derive(Debug)]
@@ -56,16 +58,18 @@ impl Notice {
         };
         Self {
             way,
-            told: Cell::new(false),
+            told: Mutex::new(false),
         }
     }
 
-    /// Tells it, if that was not done yet.
+    /// Tells it, if that was not done yet. It has been told when this returns, also
+    /// when somebody else has begun to: the end that comes next would overtake it.
     ///
     /// # Errors
     /// One line: what could not be done.
     pub(crate) async fn tell(&self) -> io::Result<()> {
-        if self.told.replace(true) {
+        let mut told = self.told.lock().await;
+        if mem::replace(&mut *told, true) {
             return Ok(());
         }
         match &self.way {
@@ -88,6 +92,8 @@ impl Notice {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::machine::Listener;
 
@@ -120,11 +126,25 @@ mod tests {
         let way = way(&Client::Containerd(listener), "other", Some("/a"));
         let notice = Notice {
             way,
-            told: Cell::new(false),
+            told: Mutex::new(false),
         };
         notice.tell().await.unwrap();
         notice.tell().await.unwrap();
         assert!(matches!(news.try_recv(), Ok(News::OutOfMemory(id)) if id.as_str() == "web"));
         assert!(news.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn who_comes_second_waits_for_who_tells() {
+        let notice = Notice {
+            way: Way::Nobody,
+            told: Mutex::new(false),
+        };
+        let mut telling = notice.told.lock().await;
+        let second = tokio::time::timeout(Duration::from_millis(10), notice.tell());
+        assert!(second.await.is_err());
+        *telling = true;
+        drop(telling);
+        notice.tell().await.unwrap();
     }
 }

@@ -26,7 +26,7 @@ use std::{
 };
 
 use casemate_config::Config;
-use casemate_hypervisor::{Exit as VmExit, Vm};
+use casemate_hypervisor::{Error as VmError, Exit as VmExit, Vm};
 use casemate_linux::process::Exit;
 use nix::libc;
 use tokio::time::timeout;
@@ -260,6 +260,19 @@ pub(crate) async fn end_of(vm: &dyn Vm, devices: &DeviceProcess) -> End {
             ended => End::of_devices(ended),
         }
     }
+}
+
+/// Why a machine did not start: a VMM whose device process has ended before it
+/// only knows that nobody answers.
+pub(crate) async fn cause(error: VmError, devices: &DeviceProcess) -> Error {
+    if matches!(error, VmError::Ended(_)) {
+        match timeout(LAST_WORDS, devices.ended()).await {
+            // In order, since the VMM has hung up.
+            Err(_) | Ok((Some(Exit::Code(0)), _)) => {}
+            Ok(ended) => return Error::Ended(End::of_devices(ended)),
+        }
+    }
+    error.into()
 }
 
 fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {

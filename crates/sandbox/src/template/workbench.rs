@@ -14,7 +14,7 @@ use super::making::Error;
 use crate::{
     agent::Agent,
     device_process::DeviceProcess,
-    machine::{self, BackEnds, Devices, Sockets, boot_spec, called, end_of, guest_cid},
+    machine::{self, BackEnds, Devices, Sockets, boot_spec, called, cause, end_of, guest_cid},
     settings::size_of,
     share::Share,
 };
@@ -65,7 +65,10 @@ impl<'a> Workbench<'a> {
             vsock: Some(vsock),
             ..self.spec()?
         };
-        let vm = hypervisor.boot(spec).await?;
+        let vm = match hypervisor.boot(spec).await {
+            Ok(vm) => vm,
+            Err(error) => return Err(cause(error, &devices).await.into()),
+        };
         tokio::select! {
             biased;
             end = end_of(vm.as_ref(), &devices) => return Err(machine::Error::Ended(end).into()),
@@ -102,7 +105,10 @@ impl<'a> Workbench<'a> {
             vsock: Some(vsock),
             ..self.spec()?
         };
-        let vm = hypervisor.restore(from, spec).await?;
+        let vm = match hypervisor.restore(from, spec).await {
+            Ok(vm) => vm,
+            Err(error) => return Err(cause(error, &devices).await),
+        };
         tokio::select! {
             biased;
             end = end_of(vm.as_ref(), &devices) => return Err(machine::Error::Ended(end)),

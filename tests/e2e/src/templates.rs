@@ -60,6 +60,10 @@ pub fn own() -> Result<()> {
     fs::remove_dir(STORE).context(STORE)
 }
 
+/// Where the configuration of this scenario's machine says that there are none, if it
+/// does: who has a configuration of its own takes it over.
+pub(crate) const OFF: &str = "/etc/casemate/config.d/templates.toml";
+
 /// The configuration of this scenario's machine says that there are none.
 pub(crate) fn off(host: &Host) -> Result<()> {
     let place = |name: &str| -> Result<PathBuf> {

@@ -12,6 +12,7 @@ use crate::command::Command;
 use crate::host::Host;
 use crate::images::PAUSE;
 use crate::runtime::{Kind, Runtime};
+use crate::templates;
 
 /// Where Debian's network plugins are: package containernetworking-plugins.
 pub(super) const NETWORK_PLUGINS: &str = "/usr/lib/cni";
@@ -98,7 +99,9 @@ impl<'h> Configuration<'h> {
         };
         write(self.file(), self.engine(&runtimes))?;
         write(self.networks().join("10-bridge.conflist"), self.bridge())?;
-        write(self.own(), "[vmm]\nmin_tier = \"emulated\"\n".to_owned())
+        let templates = fs::read_to_string(templates::OFF).unwrap_or_default();
+        let own = format!("[vmm]\nmin_tier = \"emulated\"\n{templates}");
+        write(self.own(), own)
     }
 
     /// Casemate's configuration file, named by the runtime's options.
